@@ -1,0 +1,64 @@
+# What can be done here: each target does its whole set-up, given Python >= 3.10 and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# One stamp a set of extras: a target installs what it needs, once a change of setup.cfg.
+READY := $(VENV)/.ready
+DOCS_READY := $(VENV)/.ready-docs
+# The oldest versions that setup.cfg admits, in an environment of their own.
+OLDEST := .venv-oldest
+OLDEST_PINS := jupyterhub==5.4.0 oauthenticator==17.4.0 pyfirecrest==3.10.0
+
+.PHONY: help demo smoke test check bench docs oldest clean
+
+help:
+	@echo 'make demo    a whole site on this machine: issuer, FirecREST, proxy, Hub'
+	@echo 'make smoke   the demo, with a made-up user who goes through it all (a minute)'
+	@echo 'make test    every tier of tests this machine can run; as root on Debian: all of them'
+	@echo 'make check   format, lint, types, import layers'
+	@echo 'make bench   benchmarks'
+	@echo 'make docs    the documentation, warnings being errors'
+	@echo 'make oldest  the unit tier against the oldest supported JupyterHub'
+
+demo: $(READY)
+	$(BIN)/firecrestspawner demo $(ARGS)
+
+smoke: $(READY)
+	$(BIN)/firecrestspawner demo --smoke $(ARGS)
+
+test: $(READY)
+	$(BIN)/python tests/run.py $(ARGS)
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy $(wildcard firecrestspawner tests benchmarks)
+	$(BIN)/lint-imports
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks $(ARGS)
+
+docs: $(DOCS_READY)
+	$(BIN)/sphinx-build -n -W --keep-going -b html docs docs/_build/html
+
+oldest: $(OLDEST)/.ready
+	$(OLDEST)/bin/python tests/run.py unit
+
+$(READY): setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python >= 3.10 is needed: make PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -e '.[demo,test,dev]'
+	$(BIN)/python -m firecrestspawner.demo.proxy
+	touch $@
+
+$(DOCS_READY): $(READY)
+	$(BIN)/python -m pip install --quiet -e '.[docs]'
+	touch $@
+
+$(OLDEST)/.ready: setup.cfg pyproject.toml Makefile
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet -e '.[demo,test]' $(OLDEST_PINS)
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(OLDEST) docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,408 @@
+"""How the Hub speaks to FirecREST: deadlines, bounded retries, typed errors, typed answers.
+
+One :class:`FirecREST` per API URL, over one pyfirecrest client and so one connection pool and TLS
+context for the whole Hub. The token is an argument of each call and reaches pyfirecrest through a
+context variable: many users share the client, none another's token.
+
+pyfirecrest's exceptions carry the server's answers and those carry tokens and environments (S9);
+they end here. What leaves is an error of :mod:`firecrestspawner.errors`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeVar
+from urllib.parse import quote
+
+import httpx
+from firecrest.FirecrestException import FirecrestException
+from firecrest.v2 import AsyncFirecrest
+
+from .errors import (
+    BadAnswer,
+    BadRequest,
+    FirecRESTError,
+    Forbidden,
+    NotFound,
+    SubmissionRejected,
+    Unreachable,
+    Unwell,
+)
+from .models import TEXT_LIMIT, Job, Secret
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+# At DEBUG httpcore logs response headers, and FirecREST's 401s hold the token in one (S1, S9).
+logging.getLogger("httpcore").setLevel(logging.INFO)
+
+_SYSTEM = re.compile(r"[A-Za-z0-9_.-]{1,100}")
+_JOB_ID = re.compile(r"[A-Za-z0-9_.\[\]@-]{1,100}")
+
+_token: contextvars.ContextVar[Secret] = contextvars.ContextVar("firecrest_token")
+
+
+class _CurrentToken:
+    """pyfirecrest's authorization object: the token of the call that is under way."""
+
+    def auth_headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {_token.get().reveal()}"}
+
+
+@dataclass(frozen=True)
+class System:
+    """One entry of ``GET /status/systems``, as far as the Hub needs it.
+
+    ``connection_mode`` is ``ssh``, ``rest`` or ``hybrid``; with the last two every directive of a
+    script is ignored (FirecREST facts, 5). ``unhealthy`` names the services marked red.
+    """
+
+    name: str
+    scheduler: str = "slurm"
+    connection_mode: str = "ssh"
+    unhealthy: tuple[str, ...] = ()
+
+    @property
+    def honours_directives(self) -> bool:
+        return self.connection_mode == "ssh"
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """What is submitted. ``None`` leaves a field out; the script travels byte for byte."""
+
+    working_directory: str
+    script: Secret
+    name: str | None = None
+    account: str | None = None
+    partition: str | None = None
+    reservation: str | None = None
+    constraints: str | None = None
+    output: str | None = None
+    env: Mapping[str, str] | None = None
+
+    def body(self) -> dict[str, Any]:
+        """The ``job`` object of ``POST /compute/{system}/jobs`` (JobDescriptionModel)."""
+        fields = {
+            "working_directory": self.working_directory,
+            "script": self.script.reveal(),
+            "name": self.name,
+            "account": self.account,
+            "partition": self.partition,
+            "reservation": self.reservation,
+            "constraints": self.constraints,
+            "standardOutput": self.output,
+            "env": dict(self.env) if self.env else None,
+        }
+        return {key: value for key, value in fields.items() if value is not None}
+
+
+class FirecREST:
+    """Typed access to one FirecREST v2 API.
+
+    Parameters
+    ----------
+    url: the API's base URL, path prefix included.
+    deadline: seconds for one call, connection and answer included. The server's own limit for a
+        command on the cluster is 5 s and it may run three of them for one call.
+    """
+
+    def __init__(self, url: str, *, deadline: float = 30.0) -> None:
+        self.url = url.rstrip("/")
+        self.deadline = deadline
+        self._client: AsyncFirecrest | None = None
+
+    @property
+    def client(self) -> AsyncFirecrest:
+        if self._client is None:
+            self._client = AsyncFirecrest(self.url, authorization=_CurrentToken())
+            self._client.timeout = self.deadline
+            # None would repeat a 429 for ever, sleeping as long as the answer says.
+            self._client.num_retries_rate_limit = 0
+            self._client.disable_client_logging = True
+        return self._client
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        if self._client is not None:
+            await self._client.close_session()
+            self._client = None
+
+    async def systems(self, token: Secret) -> dict[str, System]:
+        """The systems this deployment serves, by name."""
+        rows = await self._call(token, "systems", lambda: self.client.systems())
+        return {system.name: system for system in _read(rows, _system)}
+
+    async def nodes(self, token: Secret, system: str) -> dict[str, tuple[str, ...]]:
+        """Each node's name, with the addresses and host names the scheduler knows for it."""
+        rows = await self._call(
+            token, f"nodes of {system}", lambda: self.client.nodes(_name(system))
+        )
+        return dict(_read(rows, _node))
+
+    async def job(self, token: Secret, system: str, job_id: str) -> Job:
+        """One job by its id.
+
+        Raises NotFound when FirecREST says so, which never proves absence.
+        """
+        jobs = await self._call(
+            token,
+            f"job {job_id} on {system}",
+            lambda: self.client.job_info(_name(system), _job_id(job_id)),
+            retry=True,
+        )
+        for job in _read(jobs, Job.from_api):
+            if job.id == job_id:
+                return job
+        raise NotFound(
+            f"The system {system} does not know the job {job_id}.",
+            detail=f"the answer about job {job_id} on {system} does not hold it",
+        )
+
+    async def jobs(
+        self, token: Secret, system: str, *, name: str, all_users: bool, window: str | None = None
+    ) -> list[Job]:
+        """The jobs called ``name``: all users', or the token owner's.
+
+        Servers before 2.6 ignore ``name`` silently, so it is applied to the answer too.
+        """
+        rows = await self._call(
+            token, f"jobs on {system}", lambda: self._list(_name(system), name, all_users, window)
+        )
+        if not isinstance(rows, list):
+            _garbage()
+        jobs = []
+        for row in rows:
+            try:
+                job = Job.from_api(row)
+            except ValueError:
+                continue  # one odd row must not hide the others
+            if job.name == name:
+                jobs.append(job)
+        return jobs
+
+    async def _list(self, system: str, name: str, all_users: bool, window: str | None) -> Any:
+        # Not job_info(): that refuses the filters for versions which merely ignore them, and the
+        # version changes under a running Hub.
+        params = {"allusers": all_users, "name": name, "time_window": window}
+        answer = await self.client._get_request(f"/compute/{system}/jobs", params=params)
+        return self.client._check_response(answer, 200)["jobs"] or []
+
+    async def submit(self, token: Secret, system: str, request: JobRequest) -> str:
+        """Submit once, without a retry, and return the job id the server printed.
+
+        Raises SubmissionRejected with the scheduler's words; any error's ``ambiguous`` says
+        whether the job may exist all the same (R3).
+        """
+        answer = await self._call(
+            token, f"submit to {system}", lambda: self._submit(_name(system), request), write=True
+        )
+        job_id = answer.get("jobId") if isinstance(answer, dict) else None
+        if not isinstance(job_id, str | int) or not _JOB_ID.fullmatch(str(job_id)):
+            raise BadAnswer(
+                f"FirecREST accepted the job on {system} but did not say its number.",
+                ambiguous=True,
+            )
+        return str(job_id)
+
+    async def _submit(self, system: str, request: JobRequest) -> Any:
+        # Not submit(): it lacks the API's name, standardOutput and constraints fields.
+        answer = await self.client._post_request(
+            f"/compute/{system}/jobs", json_data={"job": request.body()}
+        )
+        return self.client._check_response(answer, 201)
+
+    async def cancel(self, token: Secret, system: str, job_id: str) -> None:
+        """Ask for the job to be cancelled. Neither success nor error says what became of it."""
+        await self._call(
+            token,
+            f"cancel job {job_id} on {system}",
+            lambda: self.client.cancel_job(_name(system), _job_id(job_id)),
+            write=True,
+        )
+
+    async def _call(
+        self,
+        token: Secret,
+        what: str,
+        call: Callable[[], Awaitable[T]],
+        *,
+        write: bool = False,
+        retry: bool = False,
+    ) -> T:
+        """Run one call under the deadline and turn every failure into a FirecRESTError.
+
+        With ``retry`` a read whose connection broke is asked once more: the request after an
+        unhandled 500 on a kept-alive connection finds it closed (FirecREST facts, status codes).
+        """
+        _token.set(token)
+        try:
+            return await asyncio.wait_for(call(), self.deadline)
+        except FirecrestException as error:
+            raise _answered(what, error.responses[-1] if error.responses else None, write) from None
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            # Nothing was sent: not ambiguous.
+            raise Unreachable(_AWAY, detail=f"{what}: {type(error).__name__}") from None
+        except (httpx.HTTPError, OSError) as error:
+            if retry and isinstance(error, httpx.TransportError):
+                return await self._call(token, what, call, write=write)
+            raise Unreachable(
+                _AWAY, detail=f"{what}: {type(error).__name__}", ambiguous=write
+            ) from None
+        except asyncio.TimeoutError:
+            raise Unreachable(
+                _AWAY, detail=f"{what}: no answer in {self.deadline:g} s", ambiguous=write
+            ) from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BadAnswer(
+                "FirecREST gave an answer that cannot be understood. Please try again.",
+                detail=f"{what}: {type(error).__name__} while reading the answer",
+                ambiguous=write,
+            ) from None
+
+
+_AWAY = "The cluster's API (FirecREST) cannot be reached right now. Please try again in a moment."
+
+
+def _answered(what: str, response: httpx.Response | None, write: bool) -> FirecRESTError:
+    """The error for an answer with an unexpected status."""
+    if response is None:
+        return Unreachable(_AWAY, detail=f"{what}: no answer", ambiguous=write)
+    status = response.status_code
+    message = _server_message(response)
+    detail = f"{what}: HTTP {status}"
+    if refusal := _refusal(message):
+        return SubmissionRejected(
+            f"The scheduler refused the job: {refusal}", detail=f"{detail}: {refusal}"
+        )
+    if status == 401:
+        return Forbidden(
+            "The cluster's API does not accept your login. Log out and in again; if that does not "
+            "help, ask the centre's support whether your account may use FirecREST.",
+            detail=f"{detail} ({_reason_401(message)})",
+        )
+    if status == 403:
+        return Forbidden("You are not allowed to do this on the cluster.", detail=detail)
+    if status == 404:
+        if message.startswith("System"):
+            return NotFound("The cluster's API does not know this system.", detail=detail)
+        return NotFound("The cluster's API found nothing by that name.", detail=detail)
+    if status in (408, 424, 429) or status >= 500:
+        return Unwell(
+            f"{_TROUBLE.get(status, 'The cluster has a problem')} (HTTP {status}). "
+            "Please try again in a moment.",
+            detail=f"{detail} ({_known_cause(message)})",
+            # 424, 429 and 503 are answered before anything is run on the cluster.
+            ambiguous=write and status not in (424, 429, 503),
+        )
+    return BadRequest(
+        f"The cluster's API did not accept the request (HTTP {status}).",
+        detail=detail,
+        ambiguous=False,
+    )
+
+
+_TROUBLE = {
+    408: "The cluster took too long to answer",
+    424: "The cluster's login node cannot be reached",
+    429: "The cluster's API is busy",
+    502: "The cluster's API is not available",
+    503: "The cluster is marked as unwell",
+}
+
+
+def _server_message(response: httpx.Response) -> str:
+    try:
+        message = response.json().get("message")
+    except (ValueError, AttributeError):
+        return ""
+    return message if isinstance(message, str) else ""
+
+
+# sbatch's and qsub's own lines, in which FirecREST quotes nothing of ours but option values.
+_STDERR = re.compile(rf"(?:sbatch|qsub): (?:error: )?([^\n]{{1,{TEXT_LIMIT}}})")
+_SLURMRESTD = re.compile(rf'"description": "([^"\n]{{1,{TEXT_LIMIT}}})"')
+
+
+def _refusal(message: str) -> str:
+    """The scheduler's sentence inside FirecREST's error, or nothing (500 and 403 carry it)."""
+    if "sbatch" not in message and "qsub" not in message and "Slurm API response" not in message:
+        return ""
+    lines = _STDERR.findall(message) or _SLURMRESTD.findall(message)
+    sentence = ", ".join(line.strip(" .") for line in lines[:3])
+    return "".join(c for c in sentence if c.isprintable())[:TEXT_LIMIT]
+
+
+def _reason_401(message: str) -> str:
+    for known in ("expired", "invalid", "Not authenticated", "public key not found"):
+        if known in message:
+            return known
+    return "reason not stated"
+
+
+def _known_cause(message: str) -> str:
+    # Only phrases from this list: the rest of a server's message may quote what was sent (S9).
+    for known in (
+        "unhealthy",
+        "Error executing Slurm command",
+        "Command execution timeout limit exceeded",
+        "Unable to open a new SSH channel",
+        "Unable to establish SSH connection",
+        "Channel not open for sending",
+        "Connection refused",
+        "already completing or completed",
+        "Invalid job id specified",
+        "Access/permission denied",
+    ):
+        if known in message:
+            return known
+    return "cause not stated"
+
+
+def _read(rows: Any, reader: Callable[[Any], T]) -> Sequence[T]:
+    if not isinstance(rows, list):
+        _garbage()
+    try:
+        return [reader(row) for row in rows]
+    except (KeyError, TypeError, AttributeError, ValueError):
+        _garbage()
+
+
+def _garbage() -> NoReturn:
+    raise BadAnswer("FirecREST gave an answer that cannot be understood. Please try again.")
+
+
+def _system(row: Any) -> System:
+    scheduler = row.get("scheduler") or {}
+    health = row.get("servicesHealth") or []
+    return System(
+        name=str(row["name"]),
+        scheduler=str(scheduler.get("type") or "slurm").lower(),
+        connection_mode=str(scheduler.get("connectionMode") or "ssh").lower(),
+        unhealthy=tuple(
+            str(service.get("serviceType")) for service in health if service.get("healthy") is False
+        ),
+    )
+
+
+def _node(row: Any) -> tuple[str, tuple[str, ...]]:
+    names = (row.get("address"), row.get("hostname"))
+    return str(row["name"]), tuple(str(name) for name in names if name)
+
+
+def _name(system: str) -> str:
+    # pyfirecrest puts names into paths as they are.
+    if not _SYSTEM.fullmatch(system):
+        raise BadRequest("That is not the name of a system.", detail="malformed system name")
+    return quote(system, safe="")
+
+
+def _job_id(job_id: str) -> str:
+    if not _JOB_ID.fullmatch(job_id):
+        raise BadRequest("That is not a job number.", detail="malformed job id")
+    return quote(job_id, safe="")

@@ -1,0 +1,227 @@
+"""What all spawners of one system share: client, service account, monitor, node list.
+
+:class:`Clusters` is the Hub's one set of them. It owns the background tasks (a monitor's loop for
+each system) and closes the HTTP clients when the Hub shuts down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import socket
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from . import address
+from .client import FirecREST, System
+from .errors import AddressRefused, Error, OptionsError
+from .monitor import JobMonitor, Watch
+from .tokens import ServiceAccount
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+#: The lists of nodes and systems are asked for again when older than this (seconds).
+LIST_AGE = 300.0
+#: Seconds for one name look-up.
+RESOLVE_DEADLINE = 5.0
+
+
+class _Cached(Generic[T]):
+    """A value that is fetched once at a time, and again only when it is too old."""
+
+    def __init__(self, fetch: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        self._fetch = fetch
+        self._value: T | None = None
+        self._at = float("-inf")
+        self._lock = asyncio.Lock()
+
+    async def get(self, max_age: float = LIST_AGE) -> T:
+        """The value, at most ``max_age`` seconds old; an older one while its source is away."""
+        async with self._lock:
+            if self._value is None or time.monotonic() - self._at > max_age:
+                try:
+                    self._value = await self._fetch()
+                    self._at = time.monotonic()
+                except Error as error:
+                    if self._value is None:
+                        raise
+                    log.warning("Using an earlier list: %s", error.detail)
+            return self._value
+
+
+class Cluster:
+    """One system behind one FirecREST API.
+
+    Parameters
+    ----------
+    systems: the API's list of systems, shared by all systems of that API.
+    own: the addresses of the Hub's and the proxy's hosts (S8).
+    """
+
+    def __init__(
+        self,
+        monitor: JobMonitor,
+        systems: _Cached[dict[str, System]],
+        own: frozenset[address.IPAddress],
+    ) -> None:
+        self.monitor = monitor
+        self.name = monitor.system
+        self.firecrest = monitor.firecrest
+        self._account = monitor.account
+        self._systems = systems
+        self._own = own
+        self._nodes = _Cached(self._fetch_nodes)
+        self._submitting: dict[str, asyncio.Lock] = {}
+
+    async def system(self) -> System:
+        """The system's own description. Raises OptionsError when the API has no such system."""
+        found = (await self._systems.get()).get(self.name)
+        if found is None:
+            found = (await self._systems.get(max_age=30.0)).get(self.name)
+        if found is None:
+            raise OptionsError(f"There is no system called {self.name!r} here.")
+        return found
+
+    async def _fetch_nodes(self) -> dict[str, tuple[str, ...]]:
+        return await self.firecrest.nodes(await self._account.get(), self.name)
+
+    def submitting(self, user: str) -> asyncio.Lock:
+        """The lock that keeps a user's submits to this system apart (R3)."""
+        return self._submitting.setdefault(user, asyncio.Lock())
+
+    async def locate(
+        self,
+        watch: Watch,
+        addresses: Sequence[str],
+        port: int,
+        *,
+        networks: Sequence[address.IPNetwork],
+        ports: tuple[int, int],
+    ) -> tuple[str, int]:
+        """Where to connect to, after all checks of S8, as a numeric address and a port.
+
+        Raises AddressRefused, or FirecRESTError and ProviderUnavailable while nobody can tell.
+        """
+        job = watch.confirmed
+        if job is None or not job.nodes:
+            job = await self.monitor.confirm(watch)
+        if watch.stranger:
+            raise AddressRefused(
+                "The job's number belongs to somebody else's job. The start was stopped; please "
+                "look for a script in your login shell's start-up files that changes commands.",
+                detail=f"job {watch.job_id} on {self.name} is not {watch.user}'s job of this Hub",
+            )
+        if job is None or not job.nodes:
+            raise NodesUnknown("The cluster has not said yet on which node the job runs.")
+        nodes = await self._nodes.get()
+        if not set(address.expand(job.nodes)) <= set(nodes):
+            nodes = await self._nodes.get(max_age=10.0)
+        return await address.choose(
+            addresses,
+            port,
+            job_nodes=job.nodes,
+            nodes=nodes,
+            networks=networks,
+            own=self._own,
+            ports=ports,
+            resolve=resolve,
+        )
+
+
+class NodesUnknown(Error):
+    """The job's nodes are not known yet: ask again."""
+
+    status = 503
+    reason = "nodes-unknown"
+
+
+class Clusters:
+    """The Hub's one set of clusters, with what they share."""
+
+    def __init__(self, account: ServiceAccount, proxy_hosts: Sequence[str] = ()) -> None:
+        self.account = account
+        self._own = own_addresses(proxy_hosts)
+        self._apis: dict[str, tuple[FirecREST, _Cached[dict[str, System]]]] = {}
+        self._clusters: dict[tuple[str, str], Cluster] = {}
+        self._loops: set[asyncio.Task[None]] = set()
+        self._keeper: asyncio.Task[None] | None = None
+
+    def get(self, url: str, system: str, *, job_name: str, slow: float) -> Cluster:
+        """The cluster ``system`` behind ``url``; its monitor runs from now on."""
+        key = (url.rstrip("/"), system)
+        if key not in self._clusters:
+            firecrest, systems = self._api(key[0])
+            monitor = JobMonitor(firecrest, system, self.account, job_name, slow=slow)
+            self._clusters[key] = Cluster(monitor, systems, self._own)
+            self._loops.add(asyncio.ensure_future(monitor.run()))
+            if self._keeper is None:
+                self._keeper = asyncio.ensure_future(self._keep())
+        return self._clusters[key]
+
+    def _api(self, url: str) -> tuple[FirecREST, _Cached[dict[str, System]]]:
+        if url not in self._apis:
+            firecrest = FirecREST(url)
+
+            async def fetch() -> dict[str, System]:
+                return await firecrest.systems(await self.account.get())
+
+            self._apis[url] = (firecrest, _Cached(fetch))
+        return self._apis[url]
+
+    async def _keep(self) -> None:
+        # The Hub has no shut-down hook for plugins, but it cancels every task: that is the sign.
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """End the monitors' loops and close the connections."""
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        for firecrest, _ in self._apis.values():
+            await firecrest.aclose()
+        await self.account.aclose()
+
+
+async def resolve(name: str) -> list[str]:
+    """The numeric addresses of a host name; none when it cannot be resolved in time."""
+    loop = asyncio.get_running_loop()
+    try:
+        found = await asyncio.wait_for(
+            loop.getaddrinfo(name, None, type=socket.SOCK_STREAM), RESOLVE_DEADLINE
+        )
+    except (OSError, UnicodeError, asyncio.TimeoutError):
+        return []
+    return [str(entry[4][0]) for entry in found]
+
+
+def own_addresses(hosts: Sequence[str] = ()) -> frozenset[address.IPAddress]:
+    """The addresses of this host's interfaces and of ``hosts``; read once, at start-up."""
+    texts = set(_interface_addresses())
+    for host in (socket.gethostname(), *hosts):
+        try:
+            texts |= {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
+        except (OSError, UnicodeError):
+            continue  # a host without an address cannot be connected to either
+    numbers = (address.numeric(text.split("%", 1)[0]) for text in texts)
+    return frozenset(number for number in numbers if number is not None)
+
+
+def _interface_addresses() -> list[str]:
+    """Linux's own list (proc(5)); elsewhere the host name's addresses have to do."""
+    found = []
+    try:
+        trie = Path("/proc/net/fib_trie").read_text()
+        found += re.findall(r"\|-- ([0-9.]+)\n\s+/32 host LOCAL", trie)
+        for line in Path("/proc/net/if_inet6").read_text().splitlines():
+            digits = line.split()[0]
+            found.append(":".join(digits[i : i + 4] for i in range(0, 32, 4)))
+    except OSError:
+        pass
+    return found

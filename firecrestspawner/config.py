@@ -1,0 +1,187 @@
+"""Which settings a FirecRESTSpawner has. The journeys that use them are in ``spawner``."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+from traitlets import Integer, List, TraitError, Tuple, Unicode, default, validate
+from traitlets.config import Configurable
+
+from . import address
+from .options import FIELDS
+
+
+class SpawnerConfig(Configurable):
+    """The configurable part of FirecRESTSpawner, beside what the Hub's own Spawner has."""
+
+    firecrest_url = Unicode(
+        help="Base URL of the FirecREST v2 API, path prefix included. Environment: FIRECREST_URL. "
+        "Example: ``https://api.example.org/hpc/firecrest/v2``"
+    ).tag(config=True)
+
+    @default("firecrest_url")
+    def _firecrest_url_default(self) -> str:
+        return os.environ.get("FIRECREST_URL", "")
+
+    system = Unicode(
+        help="The system that servers start on unless the user chooses another: a name from "
+        "FirecREST's ``/status/systems``. Example: ``daint``"
+    ).tag(config=True)
+
+    systems = List(
+        Unicode(),
+        help="The systems users may choose from; empty for ``system`` alone. "
+        "Example: ``['daint', 'eiger']``",
+    ).tag(config=True)
+
+    option_fields = List(
+        Unicode(),
+        ["partition", "account", "reservation", "runtime"],
+        help=f"What users may choose for themselves, out of: {', '.join(FIELDS)}. The form shows "
+        "these fields, and the REST API takes them as ``user_options``.",
+    ).tag(config=True)
+
+    @validate("option_fields")
+    def _option_fields_exist(self, proposal: dict[str, Any]) -> list[str]:
+        for name in proposal["value"]:
+            if name not in FIELDS:
+                raise TraitError(
+                    f"FirecRESTSpawner.option_fields: there is no field {name!r}; "
+                    f"choose from {', '.join(FIELDS)}"
+                )
+        return proposal["value"]
+
+    batch_script = Unicode(
+        help="A Jinja2 template of the batch script, as text or as an absolute path; empty for the "
+        "one that ships for the system's scheduler. Every trait ``req_xyz`` is ``{{xyz}}``, and "
+        "``{{cmd}}`` is the command that starts the server."
+    ).tag(config=True)
+
+    req_partition = Unicode(help="Partition (queue) of the job.").tag(config=True)
+    req_account = Unicode(help="Account the job is charged to.").tag(config=True)
+    req_reservation = Unicode(help="Reservation the job runs in.").tag(config=True)
+    req_runtime = Unicode(help="Time limit, as the scheduler writes it: ``04:00:00``.").tag(
+        config=True
+    )
+    req_nodes = Unicode(help="Number of nodes.").tag(config=True)
+    req_ntasks = Unicode(help="Number of tasks. The server runs in the first one.").tag(config=True)
+    req_cpus = Unicode(help="CPUs per task.").tag(config=True)
+    req_gpus = Unicode(help="GPUs, as ``--gpus`` takes them: ``1`` or ``a100:2``.").tag(config=True)
+    req_memory = Unicode(help="Memory per node: ``16G``.").tag(config=True)
+    req_qos = Unicode(help="Quality of service.").tag(config=True)
+    req_constraint = Unicode(help="Constraint on node features.").tag(config=True)
+    req_options = List(
+        Unicode(),
+        help="Further options for the directive block, one string each, put there as they are: "
+        "``['--exclusive']``. Never built from what users say.",
+    ).tag(config=True)
+    req_prologue = Unicode(
+        help="Shell text before the server starts, put there as it is: ``module load jupyter``."
+    ).tag(config=True)
+    req_epilogue = Unicode(help="Shell text after the server ended, put there as it is.").tag(
+        config=True
+    )
+
+    workdir = Unicode(
+        "/home/{username}",
+        help="Working directory of the job on the cluster; ``{username}`` is the cluster user. "
+        "It must exist and be writable. Example: ``/users/{username}``",
+    ).tag(config=True)
+
+    python = Unicode(
+        "python3",
+        help="The interpreter on the compute node that runs the launcher: 3.8 or newer, standard "
+        "library only.",
+    ).tag(config=True)
+
+    port_range = Tuple(
+        Integer(),
+        Integer(),
+        default_value=(0, 0),
+        help="Lowest and highest port servers may listen on, inclusive; ``(0, 0)`` for any. The "
+        "launcher picks a free one on the node. Example: ``(20000, 20999)``",
+    ).tag(config=True)
+
+    @validate("port_range")
+    def _port_range_is_a_range(self, proposal: dict[str, Any]) -> tuple[int, int]:
+        low, high = proposal["value"]
+        if (low, high) != (0, 0) and not 1 <= low <= high <= 65535:
+            raise TraitError(
+                f"FirecRESTSpawner.port_range: {low}-{high} is no range of ports such as "
+                "(20000, 20999)"
+            )
+        return (low, high)
+
+    connect_networks = List(
+        Unicode(),
+        help="The networks servers may be in; empty for exactly the addresses of the job's nodes, "
+        "as FirecREST lists them. Loopback addresses are refused unless a loopback network is "
+        "named here. Example: ``['10.1.0.0/16']``",
+    ).tag(config=True)
+
+    @validate("connect_networks")
+    def _connect_networks_parse(self, proposal: dict[str, Any]) -> list[str]:
+        try:
+            address.parse_networks(proposal["value"])
+        except ValueError as error:
+            raise TraitError(f"FirecRESTSpawner.connect_networks: {error}") from None
+        return proposal["value"]
+
+    job_name = Unicode(
+        help="The name all jobs of this Hub carry, at most 15 of ``A-Za-z0-9_-``, and no other "
+        "Hub's. Empty for one derived from the Hub's cookie secret."
+    ).tag(config=True)
+
+    @validate("job_name")
+    def _job_name_is_short(self, proposal: dict[str, Any]) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9_-]{0,15}", proposal["value"], re.ASCII):
+            raise TraitError(
+                "FirecRESTSpawner.job_name: at most 15 letters, digits, '_' and '-' (schedulers' "
+                f"filters match it exactly): {proposal['value']!r}"
+            )
+        return proposal["value"]
+
+    username_claim = Unicode(
+        "preferred_username",
+        help="The claim of the access token that FirecREST takes for the cluster user's name.",
+    ).tag(config=True)
+
+    launch_patience = Integer(
+        900,
+        help="Seconds for which a job that has started tries to reach the Hub before it gives up.",
+    ).tag(config=True)
+
+    unknown_patience = Integer(
+        86400,
+        help="Seconds for which a server goes on although the Hub says it does not know it, as "
+        "after its database was restored from a backup.",
+    ).tag(config=True)
+
+    stop_patience = Integer(
+        45,
+        help="Seconds for which a stop waits to see the job gone. A job that is not gone by then "
+        "ends itself at its next call.",
+    ).tag(config=True)
+
+    grace = Integer(
+        10,
+        help="Seconds a server has to save its work between SIGTERM and SIGKILL.",
+    ).tag(config=True)
+
+    start_timeout = Integer(
+        24 * 3600,
+        help="Seconds a server may take to start, time in the queue included. "
+        "The Hub's own default, one minute, is shorter than most queues.",
+    ).tag(config=True)
+
+    # The Hub's own PATH and virtual environment mean nothing on a cluster.
+    @default("env_keep")
+    def _env_keep_default(self) -> list[str]:
+        return []
+
+    # Every interface: only the node knows its addresses. The launcher chooses the port.
+    @default("ip")
+    def _ip_default(self) -> str:
+        return "0.0.0.0"  # noqa: S104 - see above

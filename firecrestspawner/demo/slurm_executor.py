@@ -1,0 +1,507 @@
+"""How does the FirecREST stand-in work with a real Slurm? The ``slurm`` executor.
+
+It runs the commands that FirecREST runs over SSH, as the user whose token it was: sbatch with the
+script on standard input, sacct and squeue, scancel, scontrol, sacctmgr.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import re
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from .cluster import (
+    CancelError,
+    Job,
+    JobRequest,
+    Metadata,
+    SchedulerError,
+    Task,
+    UnknownUserError,
+    job_path,
+)
+from .sbatch import SubmitError, SubmitTimeoutError, check_environment, export_argument, parse_time
+
+#: No name, reason or path holds it, so that job names cannot break a row as they do in FirecREST.
+_SEPARATOR = "\x1f"
+_SACCT = [
+    "JobID", "JobName", "User", "Group", "Account", "Partition", "State", "Reason", "ExitCode",
+    "Start", "End", "ElapsedRaw", "TimelimitRaw", "NodeList", "AllocNodes", "WorkDir", "Priority",
+    "Suspended",
+]  # fmt: skip
+_SQUEUE = {
+    "JobID": "%i", "JobName": "%j", "User": "%u", "Group": "%g", "Account": "%a",
+    "Partition": "%P", "State": "%T", "Reason": "%r", "Start": "%S", "End": "%e",
+    "Elapsed": "%M", "Timelimit": "%l", "NodeList": "%N", "AllocNodes": "%D", "WorkDir": "%Z",
+    "Priority": "%Q",
+}  # fmt: skip
+_DAYS = 7
+
+_Row = dict[str, str]
+
+
+class SlurmExecutor:
+    """The Slurm that this machine's commands talk to (``SLURM_CONF`` in the environment counts).
+
+    As root, every command runs as the Unix user of the token's user: ``users`` maps the ones to
+    the others where the names differ. Not as root, everything runs as oneself. ``path`` is the
+    PATH of jobs; ``timeout`` the seconds that one command may take.
+    """
+
+    def __init__(
+        self,
+        users: Mapping[str, str] | None = None,
+        path: str | None = None,
+        timeout: float = 20.0,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self._users = dict(users or {})
+        self._names = {unix: name for name, unix in self._users.items()}
+        self._path = path or job_path()
+        self._timeout = timeout
+        given = os.environ if environ is None else environ
+        # SLURM_JOB_* would make commands believe that they run inside a job.
+        self._slurm_env = {"SLURM_CONF": given["SLURM_CONF"]} if "SLURM_CONF" in given else {}
+        self._lock = threading.Lock()
+        self._submitted: dict[str, str] = {}
+
+    # -- commands --------------------------------------------------------------------------
+
+    def _account(self, user: str | None) -> pwd.struct_passwd:
+        if user is None or os.geteuid() != 0:
+            return pwd.getpwuid(os.geteuid())
+        try:
+            return pwd.getpwnam(self._users.get(user, user))
+        except KeyError as error:
+            raise UnknownUserError(user) from error
+
+    def _login(self, account: pwd.struct_passwd) -> dict[str, str]:
+        return {
+            "HOME": account.pw_dir,
+            "USER": account.pw_name,
+            "LOGNAME": account.pw_name,
+            "SHELL": account.pw_shell,
+            "PATH": self._path,
+            "LANG": "C.UTF-8",
+            **self._slurm_env,
+        }
+
+    def _command(
+        self,
+        user: str | None,
+        command: Sequence[str],
+        data: bytes = b"",
+        env: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run a command as ``user`` (None: as oneself). Raises subprocess.TimeoutExpired."""
+        account = self._account(user)
+        identity: dict[str, Any] = {}
+        if os.geteuid() == 0 and account.pw_uid != 0:
+            groups = os.getgrouplist(account.pw_name, account.pw_gid)
+            identity = {
+                "user": account.pw_uid,
+                "group": account.pw_gid,
+                "extra_groups": groups,
+                "umask": 0o022,
+            }
+        program = shutil.which(command[0]) or command[0]
+        return subprocess.run(
+            list(command),
+            # Named by its path, called by its name: messages begin with the latter.
+            executable=program,
+            input=data,
+            capture_output=True,
+            env=self._login(account) if env is None else dict(env),
+            cwd=account.pw_dir if os.path.isdir(account.pw_dir) else "/",
+            timeout=self._timeout,
+            check=False,
+            **identity,
+        )
+
+    def run(
+        self, user: str, command: Sequence[str], data: bytes = b""
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run a file command; the file system itself decides what ``user`` may."""
+        env = {"PATH": os.defpath, "LC_ALL": "C"}
+        return self._command(user, command, data, env)
+
+    def _ask(self, user: str | None, *command: str) -> str:
+        """What a query prints. Raises SchedulerError."""
+        env = self._login(self._account(user)) | {"SLURM_TIME_FORMAT": "%s"}
+        try:
+            done = self._command(user, command, env=env)
+        except subprocess.TimeoutExpired as error:
+            raise SchedulerError("Command execution timeout limit exceeded.") from error
+        if done.returncode:
+            text = done.stderr.decode(errors="replace")
+            raise SchedulerError(
+                f"Unexpected Slurm command response. exit_status:{done.returncode} std_err:{text}"
+            )
+        return done.stdout.decode(errors="replace")
+
+    # -- jobs ------------------------------------------------------------------------------
+
+    def submit(self, user: str, request: JobRequest) -> str:
+        """Hand the script to sbatch. Raises the errors of :mod:`.sbatch`."""
+        if not request.script:
+            raise SubmitTimeoutError
+        login = self._login(self._account(user))
+        script = request.script
+        if request.directives:
+            check_environment(request.env)
+            export, env = export_argument(request.env), login
+        else:
+            # As slurmrestd: no directives, no login environment, exact values.
+            script = re.sub(r"(?m)^#SBATCH", "# SBATCH", script)
+            given = {name: value for name, value in request.env.items() if value}
+            export, env = "ALL", given | self._slurm_env
+        options = {
+            "chdir": os.path.join(login["HOME"], request.working_directory).rstrip("/"),
+            "export": export,
+            "job-name": request.name or (None if request.directives else "allocation"),
+            "account": request.account,
+            "partition": request.partition,
+            "reservation": request.reservation,
+            "constraint": request.constraints,
+            "output": request.output,
+            "error": request.error,
+        }
+        words = [f"--{name}={value}" for name, value in options.items() if value is not None]
+        try:
+            done = self._command(user, ["sbatch", *words], script.encode(), env)
+        except subprocess.TimeoutExpired as error:
+            raise SubmitTimeoutError from error
+        found = re.search(rb"Submitted batch job (\d+)", done.stdout)
+        if done.returncode or found is None:
+            raise SubmitError(done.stderr.decode(errors="replace"), done.returncode)
+        job_id = found[1].decode()
+        with self._lock:
+            self._submitted[job_id] = user
+        return job_id
+
+    def jobs(self, viewer: str, job_id: str | None = None) -> list[Job]:
+        """sacct's rows; squeue's win where they say PENDING, as in FirecREST.
+
+        Without slurmdbd squeue's have to do. A list looks back seven days.
+        """
+        queued = {row["JobID"]: _queue_job(row) for row in self._squeue(viewer, job_id)}
+        try:
+            known = {job.id: job for job in _accounted(self._sacct(viewer, job_id))}
+        except SchedulerError:
+            if self._accounting:
+                raise
+            known = {}
+        found = known | {
+            key: job for key, job in queued.items() if job.state == "PENDING" or not known
+        }
+        return [replace(job, user=self._token_user(job)) for job in found.values()]
+
+    def _token_user(self, job: Job) -> str:
+        with self._lock:
+            return self._submitted.get(job.id, self._names.get(job.user, job.user))
+
+    def _sacct(self, viewer: str, job_id: str | None) -> list[_Row]:
+        since = int(time.time()) - _DAYS * 86_400
+        which = [f"--jobs={job_id}"]
+        if job_id is None:
+            which = ["--allusers", time.strftime("--starttime=%FT%T", time.localtime(since))]
+        text = self._ask(
+            viewer,
+            "sacct",
+            "--noheader",
+            "--parsable2",
+            f"--delimiter={_SEPARATOR}",
+            f"--format={','.join(_SACCT)}",
+            *which,
+        )
+        return _table(text, _SACCT)
+
+    def _squeue(self, viewer: str, job_id: str | None) -> list[_Row]:
+        states = ["--states=all"] if not self._accounting else []
+        which = [] if job_id is None else [f"--jobs={job_id}"]
+        layout = _SEPARATOR.join(_SQUEUE.values())
+        try:
+            text = self._ask(
+                viewer, "squeue", "--noheader", "--all", f"--format={layout}", *states, *which
+            )
+        except SchedulerError as error:
+            # What slurmctld has already forgotten is an error for squeue, but not for us.
+            if "Invalid job id" in str(error):
+                return []
+            raise
+        return _table(text, list(_SQUEUE))
+
+    def metadata(self, viewer: str, job_id: str, operator: bool) -> Metadata | None:
+        """What slurmctld still knows; the script as far as it shows it to ``viewer``."""
+        try:
+            shown = _fields(self._ask(viewer, "scontrol", "show", "job", "--oneliner", job_id))
+        except SchedulerError:
+            return None
+        try:
+            script = self._ask(viewer, "scontrol", "write", "batch_script", job_id, "-")
+        except SchedulerError:
+            script = ""
+        return Metadata(job_id, script, shown.get("StdOut", ""), shown.get("StdErr", ""))
+
+    def cancel(self, user: str, job_id: str, operator: bool) -> None:
+        """scancel as ``user``: Slurm itself knows who is an operator. Raises CancelError."""
+        try:
+            done = self._command(user, ["scancel", "--verbose", job_id])
+        except subprocess.TimeoutExpired as error:
+            raise SchedulerError("Command execution timeout limit exceeded.") from error
+        text = done.stderr.decode(errors="replace")
+        failed = re.search(r"Kill job error on job id \S+: (.+)", text)
+        if failed or done.returncode:
+            reason = failed[1] if failed else text.strip()
+            raise CancelError(reason, done.returncode)
+
+    def stop(self) -> None:
+        """Cancel what was submitted through this executor and may still run."""
+        with self._lock:
+            submitted, self._submitted = self._submitted, {}
+        for job_id, user in submitted.items():
+            self._command(user, ["scancel", "--quiet", job_id])
+
+    # -- the cluster -----------------------------------------------------------------------
+
+    @cached_property
+    def _config(self) -> dict[str, str]:
+        lines = self._ask(None, "scontrol", "show", "config").splitlines()
+        pairs = (line.partition("=") for line in lines if "=" in line)
+        return {name.strip(): value.strip() for name, _, value in pairs}
+
+    @property
+    def _accounting(self) -> bool:
+        return self._config.get("AccountingStorageType", "").endswith("slurmdbd")
+
+    @property
+    def cluster(self) -> str:
+        """Slurm's ClusterName."""
+        return self._config.get("ClusterName", "")
+
+    @property
+    def version(self) -> str:
+        """Slurm's version, as its controller tells it."""
+        return self._config.get("SLURM_VERSION", "")
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Nodes as scontrol describes them; ``address`` is NodeAddr."""
+        text = self._ask(None, "scontrol", "show", "node", "--oneliner")
+        return [_node(_fields(line)) for line in text.splitlines() if line.strip()]
+
+    def partitions(self) -> list[dict[str, Any]]:
+        """The partitions that scontrol shows."""
+        text = self._ask(None, "scontrol", "show", "partition", "--oneliner")
+        rows = [_fields(line) for line in text.splitlines() if "PartitionName=" in line]
+        return [
+            {
+                "name": row["PartitionName"],
+                "cpus": _number(row.get("TotalCPUs")) or 0,
+                "totalNodes": _number(row.get("TotalNodes")) or 0,
+                "partition": row.get("State", ""),
+            }
+            for row in rows
+        ]
+
+    def reservations(self) -> list[dict[str, Any]]:
+        """The reservations that scontrol shows."""
+        text = self._ask(None, "scontrol", "show", "reservation", "--oneliner")
+        rows = [_fields(line) for line in text.splitlines() if "ReservationName=" in line]
+        return [
+            {
+                "name": row["ReservationName"],
+                "nodeList": row.get("Nodes", ""),
+                "endTime": _number(row.get("EndTime")),
+                "startTime": _number(row.get("StartTime")),
+                "features": _known(row.get("Features")),
+                "state": row.get("State", "").lower(),
+            }
+            for row in rows
+        ]
+
+    def userinfo(self, user: str) -> dict[str, Any]:
+        """Unix identity, and the associations that sacctmgr knows."""
+        account = self._account(user)
+        groups = os.getgrouplist(account.pw_name, account.pw_gid)
+        layout = ("User", "DefaultAccount", "Account")
+        try:
+            text = self._ask(
+                user,
+                *("sacctmgr", "--noheader", "--parsable2", "show", "user", account.pw_name),
+                *("withassoc", f"format={','.join(layout)}"),
+            )
+        except SchedulerError:
+            if self._accounting:
+                raise
+            text = ""
+        rows = _table(text.replace("|", _SEPARATOR), layout)
+        default = {row["Account"]: row["Account"] == row["DefaultAccount"] for row in rows}
+        return {
+            "user": {"id": str(account.pw_uid), "name": account.pw_name},
+            "group": _group(account.pw_gid),
+            "groups": [_group(gid) for gid in groups],
+            "accounts": [{"name": name, "default": flag} for name, flag in default.items()],
+        }
+
+
+# -- reading what Slurm prints ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Common:
+    """What sacct and squeue agree on."""
+
+    start: int | None
+    end: int | None
+    nodes: int
+
+
+def _table(text: str, names: Sequence[str]) -> list[_Row]:
+    rows = (line.split(_SEPARATOR) for line in text.splitlines())
+    return [dict(zip(names, row, strict=True)) for row in rows if len(row) == len(names)]
+
+
+def _fields(line: str) -> dict[str, str]:
+    """``Key=value`` pairs of scontrol's one-line output; values may hold blanks."""
+    found = re.findall(r"(?:^|\s)([A-Za-z][\w:/]*)=(.*?)(?=\s+[A-Za-z][\w:/]*=|\s*$)", line)
+    return dict(found)
+
+
+def _known(value: str | None) -> str | None:
+    return None if value in (None, "", "(null)", "None", "N/A", "Unknown", "NONE") else value
+
+
+def _number(value: str | None) -> int | None:
+    return int(value) if value is not None and value.isdigit() else None
+
+
+def _seconds(value: str) -> int | None:
+    return parse_time(value if ":" in value else f"{value}:0") if value[:1].isdigit() else None
+
+
+def _exit(value: str) -> tuple[int | None, int | None]:
+    code, _, number = value.partition(":")
+    return _number(code), _number(number)
+
+
+def _common(row: _Row) -> _Common:
+    return _Common(_number(row["Start"]), _number(row["End"]), _number(row["AllocNodes"]) or 0)
+
+
+def _queue_job(row: _Row) -> Job:
+    common = _common(row)
+    return Job(
+        id=row["JobID"],
+        name=row["JobName"],
+        user=row["User"],
+        group=row["Group"],
+        account=row["Account"],
+        partition=row["Partition"],
+        state=row["State"],
+        reason=row["Reason"],
+        exit_code=None,
+        signal=None,
+        start=common.start,
+        end=common.end,
+        elapsed=_seconds(row["Elapsed"]) or 0,
+        limit=_seconds(row["Timelimit"]),
+        nodes=row["NodeList"],
+        node_count=common.nodes,
+        working_directory=row["WorkDir"],
+        priority=_number(row["Priority"]) or 0,
+        suspended=None,
+    )
+
+
+def _accounted(rows: list[_Row]) -> list[Job]:
+    jobs: dict[str, Job] = {}
+    for row in rows:
+        job_id, _, step = row["JobID"].partition(".")
+        if not step:
+            jobs[job_id] = _sacct_job(row)
+        elif job_id in jobs:
+            jobs[job_id] = replace(jobs[job_id], tasks=(*jobs[job_id].tasks, _task(row)))
+    return list(jobs.values())
+
+
+def _sacct_job(row: _Row) -> Job:
+    common = _common(row)
+    exit_code, number = _exit(row["ExitCode"])
+    minutes = _number(row["TimelimitRaw"])
+    return Job(
+        id=row["JobID"],
+        name=row["JobName"],
+        user=row["User"],
+        group=row["Group"],
+        account=row["Account"],
+        partition=row["Partition"],
+        state=row["State"],
+        reason=row["Reason"] or "None",
+        exit_code=exit_code,
+        signal=number,
+        start=common.start,
+        end=common.end,
+        elapsed=_number(row["ElapsedRaw"]) or 0,
+        limit=None if minutes is None else minutes * 60,
+        nodes=row["NodeList"],
+        node_count=common.nodes,
+        working_directory=row["WorkDir"],
+        priority=_number(row["Priority"]) or 0,
+        suspended=_seconds(row["Suspended"]) or 0,
+    )
+
+
+def _task(row: _Row) -> Task:
+    common = _common(row)
+    exit_code, number = _exit(row["ExitCode"])
+    elapsed = _number(row["ElapsedRaw"]) or 0
+    return Task(
+        id=row["JobID"],
+        name=row["JobName"],
+        state=row["State"],
+        exit_code=exit_code,
+        signal=number,
+        start=common.start,
+        end=common.end,
+        elapsed=elapsed,
+    )
+
+
+def _node(row: _Row) -> dict[str, Any]:
+    total, used = _number(row.get("CPUTot")) or 0, _number(row.get("CPUAlloc")) or 0
+    load = row.get("CPULoad", "")
+    return {
+        "sockets": _number(row.get("Sockets")) or 0,
+        "cores": _number(row.get("CoresPerSocket")) or 0,
+        "threads": _number(row.get("ThreadsPerCore")) or 0,
+        "cpus": total,
+        "cpuLoad": float(load) if re.fullmatch(r"[\d.]+", load) else None,
+        "freeMemory": _number(row.get("FreeMem")),
+        "features": _known(row.get("ActiveFeatures")) or "",
+        "name": row["NodeName"],
+        "address": row.get("NodeAddr", row["NodeName"]),
+        "hostname": row.get("NodeHostName", row["NodeName"]),
+        "state": re.sub(r"[*~#!%$@^-]+$", "", row.get("State", "")).split("+"),
+        "partitions": row.get("Partitions", "").split(","),
+        "weight": _number(row.get("Weight")) or 0,
+        "allocMemory": _number(row.get("AllocMem")) or 0,
+        "allocCpus": used,
+        "idleCpus": total - used,
+    }
+
+
+def _group(gid: int) -> dict[str, str]:
+    try:
+        name = grp.getgrgid(gid).gr_name
+    except KeyError:
+        name = str(gid)
+    return {"id": str(gid), "name": name}

@@ -1,0 +1,290 @@
+"""What a job, its state, a token set and a secret are."""
+
+from __future__ import annotations
+
+import enum
+import hmac
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+#: Jobs' free-text fields are cut to this many characters wherever they are kept or shown.
+TEXT_LIMIT = 300
+
+
+class Secret:
+    """A string that does not show itself in a repr, a log line or a traceback.
+
+    ``reveal()`` is the only way to the value, so that each use can be found by its name.
+    """
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    __str__ = __repr__
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Secret):
+            return NotImplemented
+        return hmac.compare_digest(self._value.encode(), other._value.encode())
+
+    def __hash__(self) -> int:
+        return hash(("Secret", self._value))
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a Secret is not pickled")
+
+
+class JobState(enum.Enum):
+    """A job's state as the Hub needs to tell states apart."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUSPENDED = "suspended"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TIMEOUT = "timeout"
+    NODE_FAIL = "node failure"
+    OUT_OF_MEMORY = "out of memory"
+    PREEMPTED = "preempted"
+    UNKNOWN = "unknown"
+
+    @property
+    def terminal(self) -> bool:
+        """True when a job in this state will not run again."""
+        return self in _TERMINAL
+
+    @classmethod
+    def parse(cls, text: str) -> JobState:
+        """Map a scheduler's state string, e.g. ``"CANCELLED by 1001"`` or ``"RUNNING,COMPLETING"``.
+
+        Of several states the first that is not a mere flag decides. What is not in the table is
+        UNKNOWN, which is alive.
+        """
+        for word in text.replace(",", " ").replace("+", " ").replace("|", " ").split():
+            state = _STATES.get(word.upper())
+            if state is not None:
+                return state
+        return cls.UNKNOWN
+
+
+_TERMINAL = frozenset(
+    {
+        JobState.COMPLETED,
+        JobState.FAILED,
+        JobState.CANCELLED,
+        JobState.TIMEOUT,
+        JobState.NODE_FAIL,
+        JobState.OUT_OF_MEMORY,
+        JobState.PREEMPTED,
+    }
+)
+
+# "JOB STATE CODES" of https://slurm.schedmd.com/squeue.html and sacct.html, and the job_state
+# attribute of the PBS Professional Reference Guide (one letter). COMPLETING still holds its nodes.
+_STATES = {
+    "PENDING": JobState.PENDING,
+    "PD": JobState.PENDING,
+    "CONFIGURING": JobState.PENDING,
+    "REQUEUED": JobState.PENDING,
+    "REQUEUE_HOLD": JobState.PENDING,
+    "REQUEUE_FED": JobState.PENDING,
+    "RESV_DEL_HOLD": JobState.PENDING,
+    "SPECIAL_EXIT": JobState.PENDING,
+    "RUNNING": JobState.RUNNING,
+    "COMPLETING": JobState.RUNNING,
+    "RESIZING": JobState.RUNNING,
+    "SIGNALING": JobState.RUNNING,
+    "STAGE_OUT": JobState.RUNNING,
+    "SUSPENDED": JobState.SUSPENDED,
+    "STOPPED": JobState.SUSPENDED,
+    "COMPLETED": JobState.COMPLETED,
+    "FAILED": JobState.FAILED,
+    "BOOT_FAIL": JobState.FAILED,
+    "LAUNCH_FAILED": JobState.FAILED,
+    "RECONFIG_FAIL": JobState.FAILED,
+    "CANCELLED": JobState.CANCELLED,
+    "REVOKED": JobState.CANCELLED,
+    "TIMEOUT": JobState.TIMEOUT,
+    "DEADLINE": JobState.TIMEOUT,
+    "NODE_FAIL": JobState.NODE_FAIL,
+    "OUT_OF_MEMORY": JobState.OUT_OF_MEMORY,
+    "PREEMPTED": JobState.PREEMPTED,
+    "Q": JobState.PENDING,
+    "H": JobState.PENDING,
+    "W": JobState.PENDING,
+    "T": JobState.PENDING,
+    "R": JobState.RUNNING,
+    "E": JobState.RUNNING,
+    "B": JobState.RUNNING,
+    "S": JobState.SUSPENDED,
+    "U": JobState.SUSPENDED,
+    "F": JobState.COMPLETED,
+    "C": JobState.COMPLETED,
+    "X": JobState.COMPLETED,
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job as FirecREST describes it; times are Unix seconds or None.
+
+    Fields as in the API description's ``JobModelOutput``. ``nodes`` is the scheduler's hostlist
+    expression, empty while pending.
+    """
+
+    id: str
+    name: str
+    user: str
+    state: JobState
+    state_text: str = ""
+    reason: str = ""
+    nodes: str = ""
+    partition: str = ""
+    account: str = ""
+    start: int | None = None
+    end: int | None = None
+    limit: int | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+
+    @classmethod
+    def from_api(cls, row: Any) -> Job:
+        """Read one element of the API's ``jobs`` list.
+
+        Raises ValueError when ``row`` is not an object with a ``jobId`` and a ``status``.
+        """
+        if not isinstance(row, Mapping) or not isinstance(row.get("status"), Mapping):
+            raise ValueError("a job is not an object with a status")
+        if not isinstance(row.get("jobId"), str | int) or not str(row["jobId"]):
+            raise ValueError("a job has no jobId")
+        status, times = row["status"], row.get("time")
+        if not isinstance(times, Mapping):
+            times = {}
+        state_text = _text(status.get("state"))
+        nodes = _text(row.get("nodes"), limit=10_000)
+        reason = _text(status.get("stateReason"))
+        return cls(
+            id=_text(row["jobId"]),
+            name=_text(row.get("name")),
+            user=_text(row.get("user")),
+            state=JobState.parse(state_text),
+            state_text=state_text,
+            reason="" if reason == "None" else reason,
+            nodes="" if nodes == "None assigned" else nodes,
+            partition=_text(row.get("partition")),
+            account=_text(row.get("account")),
+            start=_seconds(times.get("start")),
+            end=_seconds(times.get("end")),
+            limit=_seconds(times.get("limit")),
+            exit_code=_number(status.get("exitCode")),
+            signal=_number(status.get("interruptSignal")),
+        )
+
+    def belongs_to(self, user: str, name: str) -> bool:
+        """True when user and job name agree with what was submitted (R10)."""
+        return self.user == user and self.name == name
+
+
+def _text(value: Any, *, limit: int = TEXT_LIMIT) -> str:
+    if value is None:
+        return ""
+    return str(value)[:limit]
+
+
+def _number(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _seconds(value: Any) -> int | None:
+    # slurmrestd says 0 where sacct says nothing (FirecREST facts, "job dict").
+    return _number(value) or None
+
+
+@dataclass(frozen=True)
+class TokenSet:
+    """A user's tokens with absolute expiries (Unix seconds; None when the issuer gave none)."""
+
+    access_token: Secret
+    expires_at: float | None
+    refresh_token: Secret | None = None
+    refresh_expires_at: float | None = None
+    id_token: Secret | None = None
+    scope: str = ""
+    token_type: str = "Bearer"  # noqa: S105 - the scheme's name, RFC 6750
+
+    @classmethod
+    def from_response(cls, answer: Mapping[str, Any], *, now: float | None = None) -> TokenSet:
+        """Read a token endpoint's answer (RFC 6749 section 5.1).
+
+        Raises ValueError when it holds no access token.
+        """
+        now = time.time() if now is None else now
+        access = answer.get("access_token")
+        if not isinstance(access, str) or not access:
+            raise ValueError("the token answer holds no access_token")
+        return cls(
+            access_token=Secret(access),
+            expires_at=_expiry(answer.get("expires_in"), now),
+            refresh_token=_optional_secret(answer.get("refresh_token")),
+            refresh_expires_at=_expiry(answer.get("refresh_expires_in"), now),
+            id_token=_optional_secret(answer.get("id_token")),
+            scope=_scope(answer.get("scope")),
+            token_type=str(answer.get("token_type") or "Bearer"),
+        )
+
+    def expires_soon(self, margin: float, *, now: float | None = None) -> bool:
+        """True when fewer than ``margin`` seconds of the access token's life are left.
+
+        A token whose life the issuer did not state is taken to be short-lived.
+        """
+        if self.expires_at is None:
+            return True
+        return self.expires_at - (time.time() if now is None else now) < margin
+
+    def kept_from(self, older: TokenSet) -> TokenSet:
+        """Fill in what a refresh answer may leave out (RFC 6749 section 6; OIDC Core 12.2)."""
+        result = self
+        if self.refresh_token is None:
+            result = replace(
+                result,
+                refresh_token=older.refresh_token,
+                refresh_expires_at=older.refresh_expires_at,
+            )
+        if self.id_token is None:
+            result = replace(result, id_token=older.id_token)
+        if not self.scope:
+            result = replace(result, scope=older.scope)
+        return result
+
+
+def _optional_secret(value: Any) -> Secret | None:
+    return Secret(value) if isinstance(value, str) and value else None
+
+
+def _expiry(seconds: Any, now: float) -> float | None:
+    try:
+        seconds = float(seconds)
+    except (TypeError, ValueError):
+        return None
+    # Keycloak says refresh_expires_in 0 for offline tokens: they have no end of their own.
+    return now + seconds if seconds > 0 else None
+
+
+def _scope(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(str(word) for word in value)
+    return str(value or "")

@@ -1,0 +1,259 @@
+"""What has become of our jobs? One snapshot per system, shared by all spawners.
+
+A :class:`JobMonitor` asks FirecREST once per tick for the jobs that carry the Hub's name, whatever
+the number of servers (C1), and swaps the whole snapshot in. Spawners read memory.
+
+*List rows are hints.* The job's names and nodes in a list pass through other users' job names
+(FirecREST facts, 4), so what would end a server or move a connection is asked again by id, with the
+service account, and counts only if user and job name agree (R10). What nobody could prove is
+*unknown*, and unknown is alive (R1).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from .client import FirecREST
+from .errors import Error, FirecRESTError, Forbidden, NotFound
+from .models import Job, JobState, Secret
+from .tokens import ServiceAccount
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+#: An sshd with its default MaxSessions serves about five queries per account at a time.
+SESSIONS = 4
+#: "No such job" counts only when said this often over this many seconds.
+ABSENT_ANSWERS = 3
+ABSENT_SECONDS = 120.0
+#: A job that a list leaves out is asked for by id at most this often (seconds).
+MISSING_RECHECK = 30.0
+
+
+@dataclass
+class Watch:
+    """One job the Hub cares about, and what is known of it.
+
+    ``confirmed`` is the last answer by id whose user and name agreed; ``hint`` the last list row.
+    ``stranger`` is true when a query by id showed the number to be somebody else's job.
+    """
+
+    job_id: str
+    user: str
+    starting: bool = True
+    confirmed: Job | None = None
+    hint: Job | None = None
+    stranger: bool = False
+    absent_since: float | None = None
+    absent_answers: int = 0
+    absent: bool = False
+    asked_at: float = float("-inf")
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def job(self) -> Job | None:
+        """The best description to show: the confirmed one unless a hint is further along."""
+        if self.confirmed and self.confirmed.state.terminal:
+            return self.confirmed
+        return self.hint or self.confirmed
+
+    @property
+    def ended(self) -> Job | None:
+        """The job in its confirmed terminal state, or None while it is alive or unknown."""
+        if self.confirmed is not None and self.confirmed.state.terminal:
+            return self.confirmed
+        return None
+
+    @property
+    def over(self) -> bool:
+        """True when the job is proven not to run any more (R1)."""
+        return self.ended is not None or self.absent
+
+
+class JobMonitor:
+    """The reflector of one system's jobs.
+
+    Parameters
+    ----------
+    name: the job name all of this Hub's jobs carry.
+    fast, slow: seconds between ticks while something is starting or stopping, and otherwise.
+    """
+
+    def __init__(
+        self,
+        firecrest: FirecREST,
+        system: str,
+        account: ServiceAccount,
+        name: str,
+        *,
+        fast: float = 2.0,
+        slow: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.firecrest = firecrest
+        self.system = system
+        self.account = account
+        self.name = name
+        self.fast = fast
+        self.slow = slow
+        self.clock = clock
+        self.snapshot: dict[str, Job] = {}
+        self.snapshot_at: float | None = None
+        self.watches: dict[str, Watch] = {}
+        self._sees_others_at = float("-inf")
+        self._sessions = asyncio.Semaphore(SESSIONS)
+        self._wake = asyncio.Event()
+        self._failures = 0
+
+    def watch(self, job_id: str, user: str) -> Watch:
+        """Begin to watch a job of the cluster user ``user``, or return its watch."""
+        watch = self.watches.get(job_id)
+        if watch is None or watch.user != user:
+            watch = self.watches[job_id] = Watch(job_id, user)
+        self._wake.set()
+        return watch
+
+    def unwatch(self, job_id: str) -> None:
+        self.watches.pop(job_id, None)
+
+    def hurry(self) -> None:
+        """Tick now instead of when it is next due."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Tick for ever; nothing that goes wrong ends the loop but cancellation."""
+        while True:
+            self._wake.clear()
+            if self.watches:
+                try:
+                    await self.tick()
+                    self._failures = 0
+                except Error as error:
+                    self._failures += 1
+                    log.warning("Jobs on %s: %s", self.system, error.detail)
+                except Exception:
+                    # Whatever one tick stumbled over, the next one must come: without the loop
+                    # no server would ever be seen to end.
+                    self._failures += 1
+                    log.exception("A look at the jobs on %s failed", self.system)
+            await self._pause()
+
+    async def _pause(self) -> None:
+        quiet = not any(watch.starting for watch in self.watches.values())
+        wait = self.slow if quiet else self.fast
+        wait = min(wait * 2 ** min(self._failures, 5), max(self.slow, 60.0))
+        try:
+            await asyncio.wait_for(self._wake.wait(), wait if self.watches else None)
+        except asyncio.TimeoutError:
+            return
+        # Many callers may hurry at once; one tick serves them all.
+        await asyncio.sleep(min(self.fast, 0.2))
+
+    async def tick(self) -> None:
+        """One look: the list, then by id what it makes worth asking."""
+        try:
+            jobs = await self._as_service(
+                lambda token: self.firecrest.jobs(
+                    token, self.system, name=self.name, all_users=True
+                )
+            )
+        except FirecRESTError as error:
+            log.warning("The list of jobs on %s: %s; asking by id", self.system, error.detail)
+            await self._by_id(list(self.watches.values()))
+            return
+        self.snapshot = {job.id: job for job in jobs}
+        self.snapshot_at = self.clock()
+        due = []
+        for watch in list(self.watches.values()):
+            if self._hint(watch, self.snapshot.get(watch.job_id)):
+                due.append(watch)
+        await self._by_id(due)
+
+    def _hint(self, watch: Watch, row: Job | None) -> bool:
+        """Note a list row; True when the job has to be asked for by id."""
+        if row is None:
+            return self.clock() - watch.asked_at > MISSING_RECHECK
+        if row.belongs_to(watch.user, self.name) and row != watch.hint:
+            watch.hint = row
+            watch.changed.set()
+        known = watch.confirmed
+        if known is None:
+            # A queued job leads to nothing yet; all else waits for the answer by id.
+            return row.state is not JobState.PENDING or not row.belongs_to(watch.user, self.name)
+        return not known.state.terminal and (row.state, row.nodes) != (known.state, known.nodes)
+
+    async def _by_id(self, watches: list[Watch]) -> None:
+        results = await asyncio.gather(
+            *(self.confirm(watch) for watch in watches), return_exceptions=True
+        )
+        for result in results:
+            if isinstance(result, Error):
+                log.info("A job on %s: %s", self.system, result.detail)
+            elif isinstance(result, BaseException):
+                raise result
+
+    async def confirm(self, watch: Watch) -> Job | None:
+        """Ask for a job by id with the service account.
+
+        Returns the job when its user and name agree, else None. Raises FirecRESTError or
+        ProviderUnavailable when nobody could say.
+        """
+        watch.asked_at = self.clock()
+        try:
+            async with self._sessions:
+                job = await self._as_service(
+                    lambda token: self.firecrest.job(token, self.system, watch.job_id)
+                )
+        except NotFound:
+            self._not_found(watch)
+            return None
+        watch.absent_since, watch.absent_answers = None, 0
+        self._sees_others_at = self.clock()
+        if not job.belongs_to(watch.user, self.name):
+            if not watch.stranger and watch.confirmed is None:
+                watch.stranger = True
+                watch.changed.set()
+                log.warning(
+                    "Job %s on %s is not %s's job of this Hub: not believed",
+                    watch.job_id, self.system, watch.user,
+                )  # fmt: skip
+            return None
+        if watch.confirmed is not None and watch.confirmed.state.terminal:
+            return watch.confirmed
+        watch.stranger = False
+        if job != watch.confirmed:
+            watch.confirmed = job
+            if job.state is not JobState.UNKNOWN:
+                watch.hint = job
+            watch.changed.set()
+        return job
+
+    def _not_found(self, watch: Watch) -> None:
+        """One more "no such job"; alone it proves nothing (FirecREST facts, 1)."""
+        now = self.clock()
+        if watch.absent_since is None:
+            watch.absent_since = now
+        watch.absent_answers += 1
+        if (
+            watch.absent_answers >= ABSENT_ANSWERS
+            and now - watch.absent_since >= ABSENT_SECONDS
+            # The account saw some user's job since: it has not merely lost its permission.
+            and self._sees_others_at >= watch.absent_since
+        ):
+            watch.absent = True
+            watch.changed.set()
+
+    async def _as_service(self, call: Callable[[Secret], Awaitable[T]]) -> T:
+        """Run a call with the service account's token; once more when the token is refused."""
+        try:
+            return await call(await self.account.get())
+        except Forbidden as error:
+            if error.status != 403 or "HTTP 401" not in error.detail:
+                raise
+            self.account.forget()
+            return await call(await self.account.get())

@@ -1,0 +1,182 @@
+"""What the Hub knows of one spawn, and how that survives a restart.
+
+A :class:`Spawn` becomes a plain dict for ``orm_spawner.state``, its secrets sealed with the Hub's
+CryptKeeper (S1). A :class:`Tombstone` is what stays of a spawn that has ended in the Hub's eyes but
+whose job may still run, or start: enough to prove to it that it is not wanted (R7).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .channel import Exiting, Hello, Line, Message, Ready
+from .models import Secret
+from .progress import Stage
+
+#: Encrypts bytes to text, and back. Opening raises ValueError for what is not its own.
+Seal = Callable[[bytes], str]
+Open = Callable[[str], bytes]
+
+#: Seconds after which a job that has not called will not call: time limits are days.
+TOMBSTONE_LIFE = 30 * 86400.0
+#: So many tombstones are kept for one server; the oldest go first.
+TOMBSTONES = 20
+
+
+@dataclass
+class Spawn:
+    """One start of one server, from before its submit to its end.
+
+    ``user`` is the cluster user (R10). ``address`` is numeric and has passed all checks; until then
+    it is empty. ``environment`` and ``command`` are what the launcher is told at hello.
+    """
+
+    line: Line
+    system: str
+    user: str
+    api_token: Secret
+    environment: dict[str, str] = field(repr=False)
+    command: list[str] = field(repr=False)
+    submitted_at: float = field(default_factory=time.time)
+    job_id: str = ""
+    address: str = ""
+    port: int = 0
+    stage: Stage = Stage.SUBMITTING
+    reported: Ready | None = None
+    exit_code: int | None = None
+    exit_reason: str = ""
+    told: bool = False
+
+    @property
+    def id(self) -> str:
+        return self.line.spawn_id
+
+    @property
+    def url(self) -> str:
+        """Where the server is; empty until its address has passed the checks."""
+        if not self.address:
+            return ""
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"http://{host}:{self.port}"
+
+    def to_state(self, seal: Seal) -> dict[str, Any]:
+        """A plain dict: everything secret is inside ``sealed``."""
+        return {
+            "spawn_id": self.id,
+            "system": self.system,
+            "user": self.user,
+            "job_id": self.job_id,
+            "submitted_at": self.submitted_at,
+            "address": self.address,
+            "port": self.port,
+            "nonce": self.line.nonce,
+            "ready": self.line.ready,
+            "sealed": seal(
+                _json(
+                    {
+                        "ticket": self.line.ticket_secret.reveal(),
+                        "secret": self.line.secret.reveal(),
+                        "api_token": self.api_token.reveal(),
+                        "environment": self.environment,
+                        "command": self.command,
+                    }
+                )
+            ),
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], unseal: Open) -> Spawn:
+        """Raises ValueError when the state is not one of ours, or sealed with a lost key."""
+        try:
+            secrets = json.loads(unseal(state["sealed"]))
+            line = Line(
+                str(state["spawn_id"]),
+                Secret(secrets["ticket"]),
+                Secret(secrets["secret"]),
+                nonce=str(state["nonce"]),
+                ready=bool(state["ready"]),
+            )
+            spawn = cls(
+                line=line,
+                system=str(state["system"]),
+                user=str(state["user"]),
+                api_token=Secret(secrets["api_token"]),
+                environment=dict(secrets["environment"]),
+                command=list(secrets["command"]),
+                submitted_at=float(state["submitted_at"]),
+                job_id=str(state["job_id"]),
+                address=str(state["address"]),
+                port=int(state["port"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the stored state lacks {error}") from None
+        spawn.stage = Stage.LISTENING if spawn.address else Stage.SUBMITTED
+        return spawn
+
+    def tombstone(self, why: str) -> Tombstone:
+        """End this spawn in the Hub's eyes, and keep the proof of it."""
+        self.line.ended = why
+        return Tombstone(self.line, self.job_id, time.time() + TOMBSTONE_LIFE)
+
+
+@dataclass
+class Tombstone:
+    """An ended spawn whose job may still have to be told so."""
+
+    line: Line
+    job_id: str
+    until: float
+    gone: Callable[[str], None] | None = None
+
+    async def hear(self, message: Message, raw: Mapping[str, Any]) -> dict[str, Any]:
+        """Answer *ended*, with proof, to whoever proves to be that job."""
+        if isinstance(message, Hello):
+            self.line.greet(message)
+            return self.line.farewell(at_hello=True)
+        self.line.prove(raw)
+        return self.line.farewell()
+
+    async def after(self, message: Message) -> None:
+        """Bury it once its job has said goodbye, or was told before it began."""
+        if isinstance(message, Exiting | Hello) and self.gone is not None:
+            self.gone(self.line.spawn_id)
+
+    def to_state(self, seal: Seal) -> dict[str, Any]:
+        secrets = {
+            "ticket": self.line.ticket_secret.reveal(),
+            "secret": self.line.secret.reveal(),
+        }
+        return {
+            "spawn_id": self.line.spawn_id,
+            "job_id": self.job_id,
+            "nonce": self.line.nonce,
+            "ready": self.line.ready,
+            "ended": self.line.ended,
+            "until": self.until,
+            "sealed": seal(_json(secrets)),
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], unseal: Open) -> Tombstone:
+        """Raises ValueError as Spawn.from_state does."""
+        try:
+            secrets = json.loads(unseal(state["sealed"]))
+            line = Line(
+                str(state["spawn_id"]),
+                Secret(secrets["ticket"]),
+                Secret(secrets["secret"]),
+                nonce=str(state["nonce"]),
+                ready=bool(state["ready"]),
+                ended=str(state["ended"]),
+            )
+            return cls(line, str(state["job_id"]), float(state["until"]))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the stored tombstone lacks {error}") from None
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value).encode()

@@ -1,0 +1,148 @@
+"""Which tests can this machine run, and which were left out, and why?
+
+``python tests/run.py [tier ...]`` (default: every tier). As root on Debian it first installs what
+the tiers need. There, and where CI=true, nothing may be skipped: whatever is makes the run fail.
+Elsewhere the run ends with a list of what was left out.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+NO_TESTS = 5  # pytest's exit code for "nothing collected"
+
+
+@dataclass(frozen=True)
+class Tier:
+    """Tests that need the same things: where they are, and how they are told from others."""
+
+    name: str
+    paths: tuple[str, ...]
+    marked: str
+    services: bool = False  # needs what `tests.services.install <name>` installs
+
+
+# From the quickest to the slowest. A test of a directory's tier that also needs a browser or a
+# Slurm says so by its marker, and runs in that tier.
+PLAIN = "not browser and not slurm"
+TIERS = (
+    Tier("unit", ("tests/unit",), PLAIN),
+    Tier("contract", ("tests/contract",), PLAIN),
+    Tier("journey", ("tests/journeys",), PLAIN),
+    Tier("browser", ("tests",), "browser", services=True),
+    Tier("slurm", ("tests",), "slurm", services=True),
+)
+
+
+@dataclass
+class Outcome:
+    """What came of a run: what failed, and what was left out with the reason."""
+
+    failed: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the named tiers; 0 when every test passed and, where it must, none was left out."""
+    names = [tier.name for tier in TIERS]
+    unknown = [name for name in argv if name not in names]
+    if unknown:
+        print(f"no such tier: {', '.join(unknown)}; there are {', '.join(names)}", file=sys.stderr)
+        return 2
+    outcome = Outcome()
+    if not argv:
+        outcome.failed += _in_no_tier()
+    for tier in TIERS:
+        if not argv or tier.name in argv:
+            _run(tier, outcome)
+    return _verdict(outcome, strict=os.environ.get("CI") == "true" or _can_install())
+
+
+def _run(tier: Tier, outcome: Outcome) -> None:
+    if tier.services:
+        reason = _install(tier.name)
+        if reason:
+            outcome.left_out.append(f"tier {tier.name}: {reason}")
+            return
+    paths = [path for path in tier.paths if (ROOT / path).exists()]
+    if not paths:
+        outcome.left_out.append(f"tier {tier.name}: there is no {' or '.join(tier.paths)}")
+        return
+    with tempfile.TemporaryDirectory(prefix="firecrestspawner-") as directory:
+        report = Path(directory, "report.xml")
+        print(f"\n--- tier {tier.name} ---", flush=True)
+        began = time.monotonic()
+        code = subprocess.run(
+            [sys.executable, "-m", "pytest", *paths, "-m", tier.marked, f"--junitxml={report}"],
+            cwd=ROOT,
+        ).returncode
+        print(f"--- tier {tier.name}: {time.monotonic() - began:.0f} s ---", flush=True)
+        if code == NO_TESTS:
+            outcome.left_out.append(f"tier {tier.name}: there are no tests")
+        elif code:
+            outcome.failed.append(f"tier {tier.name} (pytest's exit code: {code})")
+        if report.exists():
+            outcome.left_out += _skips(report)
+
+
+def _skips(report: Path) -> list[str]:
+    # The report is pytest's own, written a moment ago: no untrusted XML.
+    found = []
+    for case in ET.parse(report).iter("testcase"):  # noqa: S314
+        for skipped in case.findall("skipped"):
+            name = f"{case.get('classname')}.{case.get('name')}"
+            found.append(f"{name}: {skipped.get('message')}")
+    return found
+
+
+def _in_no_tier() -> list[str]:
+    """A test file that no tier looks at would be a test nobody runs."""
+    homes = [ROOT / path for tier in TIERS for path in tier.paths if path != "tests"]
+    strays = [
+        path
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if not any(path.is_relative_to(home) for home in homes)
+        and not any(f"mark.{name}" in path.read_text() for name in ("browser", "slurm"))
+    ]
+    return [f"{path.relative_to(ROOT)} belongs to no tier" for path in sorted(strays)]
+
+
+def _can_install() -> bool:
+    return os.geteuid() == 0 and Path("/etc/debian_version").exists()
+
+
+def _install(tier: str) -> str | None:
+    """Install what the tier needs; why that was impossible, if it was."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.services.install", tier],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    return done.stderr.strip() if done.returncode else None
+
+
+def _verdict(outcome: Outcome, strict: bool) -> int:
+    print()
+    for what in outcome.failed:
+        print(f"FAILED    {what}")
+    for what in outcome.left_out:
+        print(f"LEFT OUT  {what}")
+    if outcome.failed:
+        return 1
+    if outcome.left_out and strict:
+        print("On this machine nothing may be left out.")
+        return 1
+    print("All that was run has passed." if outcome.left_out else "Everything was run, and passed.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

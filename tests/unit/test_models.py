@@ -1,0 +1,111 @@
+"""Are jobs, states, tokens and secrets what they say?"""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from firecrestspawner.models import Job, JobState, Secret, TokenSet
+
+ROW = {
+    "jobId": "3",
+    "name": "hub",
+    "user": "alice",
+    "status": {"state": "RUNNING", "stateReason": "None", "exitCode": 0, "interruptSignal": 0},
+    "time": {"elapsed": 6, "start": 1795410526, "end": None, "suspended": 0, "limit": 300},
+    "nodes": "nid001",
+    "partition": "normal",
+    "account": "proj1",
+}
+
+
+def test_a_row_of_the_api_becomes_a_job() -> None:
+    job = Job.from_api(ROW)
+    assert job == Job(
+        id="3", name="hub", user="alice", state=JobState.RUNNING, state_text="RUNNING",
+        nodes="nid001", partition="normal", account="proj1",
+        start=1795410526, limit=300, exit_code=0, signal=0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("row", [None, [], "x", {}, {"jobId": "3"}, {"status": {}}, {"jobId": None, "status": {}}])  # fmt: skip
+def test_a_row_that_is_no_job_is_an_error(row: object) -> None:
+    with pytest.raises(ValueError, match="job"):
+        Job.from_api(row)
+
+
+def test_a_row_of_wrong_types_harms_nobody() -> None:
+    job = Job.from_api({"jobId": 3, "status": {"state": ["X"]}, "time": 7, "nodes": None})
+    assert job.state is JobState.UNKNOWN
+    assert (job.id, job.nodes, job.start) == ("3", "", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "state", "terminal"),
+    [
+        ("PENDING", JobState.PENDING, False),
+        ("RUNNING", JobState.RUNNING, False),
+        ("COMPLETING", JobState.RUNNING, False),
+        ("RUNNING,COMPLETING", JobState.RUNNING, False),
+        ("SUSPENDED", JobState.SUSPENDED, False),
+        ("REQUEUED", JobState.PENDING, False),
+        ("COMPLETED", JobState.COMPLETED, True),
+        ("FAILED", JobState.FAILED, True),
+        ("TIMEOUT", JobState.TIMEOUT, True),
+        ("NODE_FAIL", JobState.NODE_FAIL, True),
+        ("OUT_OF_MEMORY", JobState.OUT_OF_MEMORY, True),
+        ("PREEMPTED", JobState.PREEMPTED, True),
+        ("CANCELLED by 1001", JobState.CANCELLED, True),
+        ("CANCELLED", JobState.CANCELLED, True),
+        ("R", JobState.RUNNING, False),
+        ("", JobState.UNKNOWN, False),
+        ("NEW_IN_NEXT_SLURM", JobState.UNKNOWN, False),
+    ],
+)
+def test_each_state_is_told_apart_and_what_is_unknown_is_alive(
+    text: str, state: JobState, terminal: bool
+) -> None:
+    """R1."""
+    assert JobState.parse(text) is state
+    assert state.terminal is terminal
+
+
+def test_a_secret_does_not_show_itself() -> None:
+    """S1."""
+    secret = Secret("hunter2")
+    for shown in (repr(secret), str(secret), f"{secret}", f"{[secret]}", f"{secret!r:>20}"):
+        assert "hunter2" not in shown
+    with pytest.raises(TypeError):
+        pickle.dumps(secret)
+    assert secret == Secret("hunter2")
+    assert secret != Secret("hunter3")
+
+
+def test_tokens_have_absolute_expiries() -> None:
+    tokens = TokenSet.from_response(
+        {
+            "access_token": "a",
+            "expires_in": 300,
+            "refresh_token": "r",
+            "refresh_expires_in": "1800",
+        },
+        now=1000.0,
+    )
+    assert (tokens.expires_at, tokens.refresh_expires_at) == (1300.0, 2800.0)
+    assert not tokens.expires_soon(60, now=1239)
+    assert tokens.expires_soon(60, now=1241)
+    assert "'a'" not in repr(tokens)
+
+
+def test_a_token_without_a_stated_life_is_taken_to_be_short_lived() -> None:
+    assert TokenSet.from_response({"access_token": "a"}).expires_soon(1)
+
+
+def test_what_a_refresh_leaves_out_is_kept() -> None:
+    old = TokenSet.from_response(
+        {"access_token": "a", "refresh_token": "r", "id_token": "i", "scope": "openid"}
+    )
+    new = TokenSet.from_response({"access_token": "b", "expires_in": 60}).kept_from(old)
+    assert new.access_token == Secret("b")
+    assert (new.refresh_token, new.id_token, new.scope) == (Secret("r"), Secret("i"), "openid")

@@ -1,0 +1,102 @@
+"""Is only what may be chosen accepted, and each refusal said in words?"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from firecrestspawner import options
+from firecrestspawner.client import System
+from firecrestspawner.errors import OptionsError
+
+ALL = list(options.FIELDS)
+
+
+def parse(**chosen: object) -> dict[str, str]:
+    return options.parse(chosen, fields=ALL, systems=["daint", "eiger"])
+
+
+def test_what_may_be_chosen_is_returned_without_empty_values() -> None:
+    chosen = parse(system="eiger", partition="normal,debug", runtime="1-02:00:00", nodes=2, qos="")
+    assert chosen == {
+        "system": "eiger",
+        "partition": "normal,debug",
+        "runtime": "1-02:00:00",
+        "nodes": "2",
+    }
+
+
+@pytest.mark.parametrize(
+    ("chosen", "named"),
+    [
+        ({"system": "nowhere"}, "nowhere"),
+        ({"colour": "red"}, "colour"),
+        ({"partition": ["normal"]}, "partition"),
+        ({"partition": "a b"}, "partition"),
+        ({"partition": "-p"}, "partition"),
+        ({"account": "x\n#SBATCH --uid=0"}, "account"),
+        ({"account": "$(id)"}, "account"),
+        ({"runtime": "soon"}, "runtime"),
+        ({"nodes": 0}, "nodes"),
+        ({"nodes": True}, "nodes"),
+        ({"nodes": 1.5}, "nodes"),
+        ({"nodes": "\u0661"}, "nodes"),
+        ({"memory": "x" * 100_000}, "memory"),
+        ({"prologue": "rm -rf"}, "prologue"),
+        ({"options": "--uid=0"}, "options"),
+    ],
+)
+def test_what_may_not_be_chosen_is_refused_by_name(chosen: dict[str, object], named: str) -> None:
+    """S2."""
+    with pytest.raises(OptionsError) as caught:
+        parse(**chosen)
+    assert named in caught.value.message
+    assert caught.value.status == 400
+    assert len(caught.value.message) < 200
+
+
+def test_a_field_the_site_does_not_offer_is_refused() -> None:
+    with pytest.raises(OptionsError, match="qos"):
+        options.parse({"qos": "high"}, fields=["partition"], systems=["daint"])
+
+
+@given(st.sampled_from(ALL), st.text(max_size=60))
+def test_no_accepted_text_holds_anything_a_shell_or_scheduler_would_act_on(
+    name: str, value: str
+) -> None:
+    """S2."""
+    try:
+        chosen = parse(**{name: value})
+    except OptionsError:
+        return
+    for text in chosen.values():
+        assert not set(text) & set("\n\r\0 \t'\"$`\\;<>()#")
+        assert not text.startswith("-")
+
+
+def test_a_posted_form_becomes_options() -> None:
+    form = {"partition": [" debug "], "account": [""], "file": [b"x"]}
+    assert options.from_form(form) == {"partition": "debug"}
+
+
+def test_the_form_shows_what_was_chosen_and_escapes_it() -> None:
+    page = options.form(
+        fields=["partition"],
+        systems=["daint", "eiger"],
+        chosen={"system": "eiger", "partition": '"><script>'},
+        defaults={},
+    )
+    assert "<script>" not in page
+    assert '<option value="eiger" selected>' in page
+    assert 'for="firecrest-partition"' in page
+
+
+def test_a_system_that_ignores_directives_refuses_what_it_would_ignore() -> None:
+    rest = System("daint", connection_mode="rest")
+    options.refuse_ignored(["partition", "account", "reservation", "prologue"], rest)
+    with pytest.raises(OptionsError, match="Run time"):
+        options.refuse_ignored(["partition", "runtime"], rest)
+    with pytest.raises(OptionsError, match="options"):
+        options.refuse_ignored(["options"], rest)
+    options.refuse_ignored(["runtime", "options"], System("daint"))
