@@ -12,7 +12,7 @@ import time
 from typing import Any
 from urllib.parse import urlsplit
 
-from jupyterhub.crypto import CryptKeeper, decrypt, encrypt
+from jupyterhub.crypto import CryptKeeper
 from oauthenticator.generic import GenericOAuthenticator
 from oauthenticator.oauth2 import OAuthCallbackHandler, OAuthLoginHandler
 from tornado.web import HTTPError
@@ -22,6 +22,7 @@ from .errors import Error, LoginRequired
 from .handlers import JobChannelHandler, Switchboard
 from .models import Secret, TokenSet
 from .tokens import Provider, TokenClient, TokenStore, write_tokens
+from .vault import UserVault
 
 log = logging.getLogger(__name__)
 
@@ -187,30 +188,6 @@ class FirecRESTAuthenticator(GenericOAuthenticator):
         servers go on, whether the issuer is away or the SSO session has ended (R5). What needs a
         fresh token asks the TokenStore for it.
         """
-        return True
-
-
-class UserVault:
-    """A user's encrypted auth_state, as tokens.Vault wants it."""
-
-    def __init__(self, user: Any) -> None:
-        self._user = user
-        self.name: str = user.name
-
-    async def load(self) -> tuple[dict[str, Any] | None, bytes | None]:
-        stored = self._user.encrypted_auth_state
-        if stored is None:
-            return None, None
-        return await decrypt(stored), stored
-
-    async def seal(self, auth_state: dict[str, Any]) -> bytes:
-        return await encrypt(auth_state)
-
-    def swap(self, old: bytes | None, new: bytes) -> bool:
-        if self._user.encrypted_auth_state != old:
-            return False
-        self._user.encrypted_auth_state = new
-        self._user.db.commit()
         return True
 
 

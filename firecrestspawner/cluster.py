@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from . import address
-from .client import FirecREST, System
-from .errors import AddressRefused, Error, OptionsError
+from .client import FirecREST, JobRequest, System
+from .errors import AddressRefused, Error, FirecRESTError, OptionsError
+from .models import Secret
 from .monitor import JobMonitor, Watch
 from .tokens import ServiceAccount
 
@@ -89,9 +90,35 @@ class Cluster:
     async def _fetch_nodes(self) -> dict[str, tuple[str, ...]]:
         return await self.firecrest.nodes(await self._account.get(), self.name)
 
-    def submitting(self, user: str) -> asyncio.Lock:
-        """The lock that keeps a user's submits to this system apart (R3)."""
-        return self._submitting.setdefault(user, asyncio.Lock())
+    async def submit(self, token: Secret, user: str, request: JobRequest, ended: set[str]) -> str:
+        """Submit once with the user's token, and return the job's id (R3).
+
+        A user's submits are kept apart, so that after an ambiguous answer a new job in the user's
+        own list can only be this one. ``ended`` are ids it cannot be. Raises FirecRESTError; when
+        that is ``ambiguous`` the job may exist although it is not listed.
+        """
+        async with self._submitting.setdefault(user, asyncio.Lock()):
+            known = ended | set(self.monitor.snapshot)
+            known |= {watch.job_id for watch in self.monitor.watches}
+            try:
+                return await self.firecrest.submit(token, self.name, request)
+            except FirecRESTError as error:
+                if not error.ambiguous:
+                    raise
+                log.warning("%s; looking for the job", error.detail)
+                return await self._find(token, known, error)
+
+    async def _find(self, token: Secret, known: set[str], error: FirecRESTError) -> str:
+        try:
+            jobs = await self.firecrest.jobs(
+                token, self.name, name=self.monitor.name, all_users=False, window="1h"
+            )
+        except FirecRESTError:
+            raise error from None
+        new = [job.id for job in jobs if job.id not in known and not job.state.terminal]
+        if not new:
+            raise error
+        return new[-1]
 
     async def locate(
         self,

@@ -198,6 +198,13 @@ class Job:
         """True when user and job name agree with what was submitted (R10)."""
         return self.user == user and self.name == name
 
+    @property
+    def exit_status(self) -> int:
+        """What a Spawner's poll() returns for an ended job: 0 only if it completed with 0."""
+        if self.state is JobState.COMPLETED:
+            return self.exit_code or 0
+        return self.exit_code or (128 + self.signal if self.signal else 1)
+
 
 def _text(value: Any, *, limit: int = TEXT_LIMIT) -> str:
     if value is None:

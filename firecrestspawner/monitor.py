@@ -35,7 +35,7 @@ ABSENT_SECONDS = 120.0
 MISSING_RECHECK = 30.0
 
 
-@dataclass
+@dataclass(eq=False)
 class Watch:
     """One job the Hub cares about, and what is known of it.
 
@@ -104,22 +104,24 @@ class JobMonitor:
         self.clock = clock
         self.snapshot: dict[str, Job] = {}
         self.snapshot_at: float | None = None
-        self.watches: dict[str, Watch] = {}
+        self.watches: list[Watch] = []
         self._sees_others_at = float("-inf")
         self._sessions = asyncio.Semaphore(SESSIONS)
         self._wake = asyncio.Event()
         self._failures = 0
 
     def watch(self, job_id: str, user: str) -> Watch:
-        """Begin to watch a job of the cluster user ``user``, or return its watch."""
-        watch = self.watches.get(job_id)
-        if watch is None or watch.user != user:
-            watch = self.watches[job_id] = Watch(job_id, user)
+        """Begin to watch a job of the cluster user ``user``.
+
+        Each caller has a watch of its own: whoever claims a wrong number harms no other (R10).
+        """
+        watch = Watch(job_id, user)
+        self.watches.append(watch)
         self._wake.set()
         return watch
 
-    def unwatch(self, job_id: str) -> None:
-        self.watches.pop(job_id, None)
+    def unwatch(self, watch: Watch) -> None:
+        self.watches = [other for other in self.watches if other is not watch]
 
     def hurry(self) -> None:
         """Tick now instead of when it is next due."""
@@ -144,7 +146,7 @@ class JobMonitor:
             await self._pause()
 
     async def _pause(self) -> None:
-        quiet = not any(watch.starting for watch in self.watches.values())
+        quiet = not any(watch.starting for watch in self.watches)
         wait = self.slow if quiet else self.fast
         wait = min(wait * 2 ** min(self._failures, 5), max(self.slow, 60.0))
         try:
@@ -164,12 +166,12 @@ class JobMonitor:
             )
         except FirecRESTError as error:
             log.warning("The list of jobs on %s: %s; asking by id", self.system, error.detail)
-            await self._by_id(list(self.watches.values()))
+            await self._by_id(list(self.watches))
             return
         self.snapshot = {job.id: job for job in jobs}
         self.snapshot_at = self.clock()
         due = []
-        for watch in list(self.watches.values()):
+        for watch in list(self.watches):
             if self._hint(watch, self.snapshot.get(watch.job_id)):
                 due.append(watch)
         await self._by_id(due)

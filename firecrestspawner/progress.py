@@ -1,4 +1,4 @@
-"""What to tell a waiting user: from a job to one progress event. Pure."""
+"""What to tell a waiting user: from a job to a progress event, or to how it ended. Pure."""
 
 from __future__ import annotations
 
@@ -52,3 +52,18 @@ def _ago(seconds: float) -> str:
     if seconds < 60:
         return f"{int(seconds)} s so far"
     return f"{int(seconds // 60)} min so far"
+
+
+def how_it_ended(job: Job) -> str:
+    """One sentence about a job that ended before its server was ready."""
+    how = {
+        JobState.FAILED: "failed",
+        JobState.CANCELLED: "was cancelled",
+        JobState.TIMEOUT: "reached its time limit",
+        JobState.NODE_FAIL: "lost its node",
+        JobState.OUT_OF_MEMORY: "ran out of memory",
+        JobState.PREEMPTED: "was preempted by another job",
+    }.get(job.state, "ended")
+    code = f" with exit code {job.exit_code}" if job.state is JobState.FAILED else ""
+    reason = f" ({job.reason})" if job.reason else ""
+    return f"Job {job.id} {how}{code}{reason} before its server was ready."

@@ -7,38 +7,33 @@ user's token and looked at with the service account (S5).
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import hashlib
 import time
-from collections.abc import AsyncGenerator, Mapping
-from pathlib import Path
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
-from cryptography.fernet import InvalidToken
-from jupyterhub.crypto import CryptKeeper
 from jupyterhub.spawner import Spawner
+from traitlets import default
 
-from . import address, channel, options, script
-from .client import JobRequest, System
+from . import channel, options, script, submission
+from .client import JobRequest
 from .cluster import Cluster, Clusters, NodesUnknown
 from .config import SpawnerConfig
 from .errors import (
     AddressRefused,
-    ConfigurationError,
     Error,
     FirecRESTError,
     JobEnded,
-    OptionsError,
     ProviderUnavailable,
 )
 from .handlers import Switchboard
-from .models import Job, JobState, Secret
+from .models import Secret
 from .monitor import Watch
-from .progress import Stage, event
+from .progress import Stage, event, how_it_ended
 from .refusal import refuse
 from .spawn import TOMBSTONES, Spawn, Tombstone
 from .tokens import ServiceAccount
+from .vault import seal, unseal
 
 #: Seconds between looks while something is awaited that no message announces.
 LOOK = 2.0
@@ -87,9 +82,9 @@ class FirecRESTSpawner(SpawnerConfig, Spawner):
         """What is stored in ``orm_spawner.state``; secrets are sealed."""
         state = super().get_state()
         if self.spawn is not None:
-            state.update(self.spawn.to_state(_seal))
+            state.update(self.spawn.to_state(seal))
         if self.tombstones:
-            state["tombstones"] = [stone.to_state(_seal) for stone in self.tombstones]
+            state["tombstones"] = [stone.to_state(seal) for stone in self.tombstones]
         return state
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -97,7 +92,7 @@ class FirecRESTSpawner(SpawnerConfig, Spawner):
         super().load_state(state)
         for stored in state.get("tombstones") or ():
             try:
-                stone = Tombstone.from_state(stored, _open)
+                stone = Tombstone.from_state(stored, unseal)
             except ValueError as error:
                 self.log.warning("%s: a tombstone is lost: %s", self._log_name, error)
                 continue
@@ -106,7 +101,7 @@ class FirecRESTSpawner(SpawnerConfig, Spawner):
         if "spawn_id" not in state:
             return
         try:
-            self.spawn = Spawn.from_state(state, _open)
+            self.spawn = Spawn.from_state(state, unseal)
         except ValueError as error:
             self.log.error("%s: the stored state cannot be used: %s", self._log_name, error)
             return
@@ -120,7 +115,7 @@ class FirecRESTSpawner(SpawnerConfig, Spawner):
         super().clear_state()
         if self.spawn is not None:
             if self._watch is not None:
-                self._cluster(self.spawn.system).monitor.unwatch(self.spawn.job_id)
+                self._cluster(self.spawn.system).monitor.unwatch(self._watch)
             if self._switchboard.find(self.spawn.id) is self:
                 self._switchboard.unplug(self.spawn.id)
         self.spawn = None
@@ -133,10 +128,34 @@ class FirecRESTSpawner(SpawnerConfig, Spawner):
 
     def _observe(self, spawn: Spawn) -> Watch:
         monitor = self._cluster(spawn.system).monitor
+        if self._watch is not None:
+            monitor.unwatch(self._watch)
         self._watch = monitor.watch(spawn.job_id, spawn.user)
         self._watch.starting = not spawn.address
         self._watch.changed = self._news
         return self._watch
+
+    # -- options -----------------------------------------------------------------------------
+
+    @default("options_form")
+    def _options_form_default(self) -> Callable[[Any], str]:
+        return lambda spawner: spawner.render_form()
+
+    @default("options_from_form")
+    def _options_from_form_default(self) -> Callable[..., Any]:
+        return options.from_form
+
+    def render_form(self) -> str:
+        """The HTML of the spawn form, with the last choice; empty when nothing is to be chosen."""
+        systems = self.systems or [self.system]
+        if len(systems) < 2 and not self.option_fields:
+            return ""
+        return options.form(
+            fields=self.option_fields,
+            systems=systems,
+            chosen={"system": self.system, **(self.user_options or {})},
+            defaults=submission.requests(self),
+        )
 
     # -- start -------------------------------------------------------------------------------
 
@@ -158,12 +177,14 @@ class FirecRESTSpawner(SpawnerConfig, Spawner):
             self.user_options, fields=self.option_fields, systems=self.systems or [self.system]
         )
         system = chosen.pop("system", self.system)
-        environment = self._environment()
-        self._check_configuration(system, environment)
+        environment = {name: str(value) for name, value in self.get_env().items()}
+        submission.check(self, system, environment)
+        if not hasattr(self.authenticator, "token_store"):
+            raise submission.misconfigured("set c.JupyterHub.authenticator_class = 'firecrest'")
         tokens = await self.authenticator.token_store.get(self.user)
-        user = await self._cluster_user(tokens.access_token)
+        user = await submission.cluster_user(self, self.authenticator.provider, tokens.access_token)
         described = await self._cluster(system).system()
-        defaults = self._requests()
+        defaults = submission.requests(self)
         options.refuse_ignored({**defaults, **chosen}, described)
         spawn = Spawn(
             line=channel.Line.new(),
@@ -173,99 +194,9 @@ class FirecRESTSpawner(SpawnerConfig, Spawner):
             environment=environment,
             command=[*self.cmd, *self.get_args()],
         )
-        request = self._job_request(spawn, described, {**defaults, **chosen})
+        values = {**defaults, **chosen}
+        request = submission.job_request(self, spawn, described, values, self._job_name())
         return spawn, request, tokens.access_token
-
-    def _check_configuration(self, system: str, environment: Mapping[str, str]) -> None:
-        """Raise ConfigurationError, naming the trait, for what would only fail later."""
-        missing = "" if self.firecrest_url else "firecrest_url"
-        missing = missing or ("" if system else "system")
-        if missing:
-            raise _misconfigured(f"set c.FirecRESTSpawner.{missing}")
-        if not hasattr(self.authenticator, "token_store"):
-            raise _misconfigured("set c.JupyterHub.authenticator_class = 'firecrest'")
-        host = urlsplit(environment["JUPYTERHUB_API_URL"]).hostname or ""
-        number = address.numeric(host)
-        local = host == "localhost" or (
-            number is not None and (number.is_loopback or number.is_unspecified)
-        )
-        if local and not any(n.is_loopback for n in self._networks()):
-            raise _misconfigured(
-                f"jobs on {system} cannot reach the Hub at {host}: set "
-                "c.FirecRESTSpawner.hub_connect_url to an address the compute nodes can reach"
-            )
-
-    async def _cluster_user(self, token: Secret) -> str:
-        """The name FirecREST will take from the token (R10); verified, never the Hub's name."""
-        user = (await self.authenticator.provider.claims(token)).get(self.username_claim)
-        if not isinstance(user, str) or not user:
-            raise ConfigurationError(
-                "Your login does not say which cluster user you are. Please tell the "
-                "administrators.",
-                detail=f"the access token has no claim {self.username_claim!r}: set "
-                "c.FirecRESTSpawner.username_claim to the claim FirecREST uses",
-            )
-        return user
-
-    def _requests(self) -> dict[str, Any]:
-        """The values of all ``req_*`` traits, a subclass's own included, by their short names."""
-        return {
-            name.removeprefix("req_"): getattr(self, name)
-            for name in self.trait_names()
-            if name.startswith("req_") and getattr(self, name)
-        }
-
-    def _admins_text(self) -> dict[str, script.Trusted]:
-        """The three values that go into the script as they are: the deployer wrote them."""
-        return {
-            "options": script.Trusted(" ".join(self.req_options)),
-            "prologue": script.Trusted(self.req_prologue),
-            "epilogue": script.Trusted(self.req_epilogue),
-        }
-
-    def _environment(self) -> dict[str, str]:
-        return {name: str(value) for name, value in self.get_env().items()}
-
-    def _networks(self) -> list[address.IPNetwork]:
-        return address.parse_networks(self.connect_networks)
-
-    def _job_request(self, spawn: Spawn, system: System, values: Mapping[str, Any]) -> JobRequest:
-        """Render the script, and name what the API itself has fields for."""
-        workdir = self.workdir.format(username=spawn.user)
-        name = self._job_name()
-        try:
-            text = script.render(
-                _template(self.batch_script, system),
-                values={**values, **self._admins_text()},
-                job_name=name,
-                scheduler=system.scheduler,
-                ticket=self._ticket(spawn),
-                python=self.python,
-            )
-        except script.ScriptError as error:
-            raise OptionsError(f"The job cannot be written: {error}") from None
-        request = JobRequest(workdir, Secret(text))
-        if system.honours_directives:
-            return request
-        return dataclasses.replace(
-            request,
-            name=name,
-            env={"HOME": workdir, "USER": spawn.user},
-            **{
-                options.FIELDS[key].api: value
-                for key, value in values.items()
-                if key in options.FIELDS and options.FIELDS[key].api
-            },
-        )
-
-    def _ticket(self, spawn: Spawn) -> str:
-        api = spawn.environment["JUPYTERHUB_API_URL"].rstrip("/")
-        return script.encode_ticket(
-            f"{api}/firecrest/job",
-            spawn.line.ticket.reveal(),
-            self.launch_patience,
-            self.unknown_patience,
-        )
 
     async def _submit_once(self, spawn: Spawn, request: JobRequest, token: Secret) -> None:
         """Submit, and commit the job id before anything else happens (R2, R3).
@@ -277,50 +208,25 @@ class FirecRESTSpawner(SpawnerConfig, Spawner):
         self._switchboard.plug(spawn.id, self)
         self._save()
         self._submit = asyncio.ensure_future(self._send(spawn, request, token))
+        # Retrieved here, too, for a start() that was cancelled is not there to do it.
+        self._submit.add_done_callback(lambda task: task.cancelled() or task.exception())
         await asyncio.shield(self._submit)
 
     async def _send(self, spawn: Spawn, request: JobRequest, token: Secret) -> None:
-        cluster = self._cluster(spawn.system)
-        async with cluster.submitting(spawn.user):
-            known = self._known_ids(spawn)
-            try:
-                job_id = await cluster.firecrest.submit(token, spawn.system, request)
-            except FirecRESTError as error:
-                if not error.ambiguous:
-                    self._withdraw(spawn)
-                    raise
-                job_id = await self._settle(spawn, token, known, error)
-            if not spawn.job_id:  # the job may have introduced itself meanwhile
-                self._name_job(spawn, job_id)
-        self.log.info("%s: job %s on %s", self._log_name, spawn.job_id, spawn.system)
-
-    def _known_ids(self, spawn: Spawn) -> set[str]:
-        """Job ids that cannot be the one about to be submitted."""
-        known = set(self._cluster(spawn.system).monitor.watches)
-        known |= set(self._cluster(spawn.system).monitor.snapshot)
-        return known | {stone.job_id for stone in self.tombstones}
-
-    async def _settle(
-        self, spawn: Spawn, token: Secret, known: set[str], error: FirecRESTError
-    ) -> str:
-        """After an ambiguous answer: the new job in the user's own list, or the error (R3).
-
-        A job that is found nowhere may exist all the same; the tombstone that stop() leaves ends
-        it when it starts.
-        """
-        self.log.warning("%s: submit: %s; looking for the job", self._log_name, error.detail)
-        jobs = await self._cluster(spawn.system).firecrest.jobs(
-            token, spawn.system, name=self._job_name(), all_users=False, window="1h"
-        )
-        new = [job for job in jobs if job.id not in known and not job.state.terminal]
-        if not new:
-            raise error
-        return new[-1].id
+        ended = {stone.job_id for stone in self.tombstones}
+        try:
+            job_id = await self._cluster(spawn.system).submit(token, spawn.user, request, ended)
+        except FirecRESTError as error:
+            if not error.ambiguous:
+                self._withdraw(spawn)
+            raise
+        # Meanwhile the job may have introduced itself, or the Hub have given the start up.
+        if not spawn.job_id and self.spawn is spawn:
+            self._name_job(spawn, job_id)
+        self.log.info("%s: job %s on %s", self._log_name, spawn.job_id or job_id, spawn.system)
 
     def _name_job(self, spawn: Spawn, job_id: str) -> None:
         """The job's id is known: commit it, and watch the job."""
-        if spawn.job_id and self._watch is not None:
-            self._cluster(spawn.system).monitor.unwatch(spawn.job_id)
         spawn.job_id = job_id
         if spawn.stage is Stage.SUBMITTING:
             spawn.stage = Stage.SUBMITTED
@@ -359,7 +265,7 @@ class FirecRESTSpawner(SpawnerConfig, Spawner):
                 detail=f"job {watch.job_id} on {spawn.system} is not {spawn.user}'s of this Hub",
             )
         if watch.ended is not None:
-            raise JobEnded(_how_it_ended(watch.ended))
+            raise JobEnded(how_it_ended(watch.ended))
         if watch.absent:
             raise JobEnded(f"The system {spawn.system} no longer knows the job {spawn.job_id}.")
 
@@ -372,7 +278,7 @@ class FirecRESTSpawner(SpawnerConfig, Spawner):
                 self._watch,
                 spawn.reported.addresses,
                 spawn.reported.port,
-                networks=self._networks(),
+                networks=submission.networks(self),
                 ports=self.port_range,
             )
         except (NodesUnknown, FirecRESTError, ProviderUnavailable) as error:
@@ -447,7 +353,7 @@ class FirecRESTSpawner(SpawnerConfig, Spawner):
         if self._watch is None or not self._watch.over:
             return None
         ended = self._watch.ended
-        return 1 if ended is None else _exit_status(ended)
+        return 1 if ended is None else ended.exit_status
 
     async def get_url(self) -> str:
         """Where the server is, from memory."""
@@ -549,56 +455,3 @@ class FirecRESTSpawner(SpawnerConfig, Spawner):
         ]
         self.orm_spawner.state = state
         self.user.db.commit()
-
-
-def _template(configured: str, system: System) -> str | Path:
-    """The batch script's template: a site's text or file, or the one that ships."""
-    if configured.startswith("/") and "\n" not in configured:
-        return Path(configured)
-    if system.scheduler not in ("slurm", "pbs"):
-        raise _misconfigured(
-            f"{system.name} has the scheduler {system.scheduler!r}, for which no batch script "
-            "ships: set c.FirecRESTSpawner.batch_script"
-        )
-    return configured or script.shipped_template(system.scheduler)
-
-
-def _misconfigured(detail: str) -> ConfigurationError:
-    return ConfigurationError(
-        "The Hub is not fully configured. Please tell the administrators.", detail=detail
-    )
-
-
-def _how_it_ended(job: Job) -> str:
-    """One sentence about a job that ended before its server was ready."""
-    how = {
-        JobState.COMPLETED: "ended",
-        JobState.FAILED: "failed",
-        JobState.CANCELLED: "was cancelled",
-        JobState.TIMEOUT: "reached its time limit",
-        JobState.NODE_FAIL: "lost its node",
-        JobState.OUT_OF_MEMORY: "ran out of memory",
-        JobState.PREEMPTED: "was preempted by another job",
-    }.get(job.state, "ended")
-    code = f" with exit code {job.exit_code}" if job.state is JobState.FAILED else ""
-    reason = f" ({job.reason})" if job.reason else ""
-    return f"Job {job.id} {how}{code}{reason} before its server was ready."
-
-
-def _exit_status(job: Job) -> int:
-    if job.state is JobState.COMPLETED:
-        return job.exit_code or 0
-    return job.exit_code or (128 + job.signal if job.signal else 1)
-
-
-def _seal(data: bytes) -> str:
-    keeper = CryptKeeper.instance()
-    keeper.check_available()
-    return keeper.fernet.encrypt(data).decode()
-
-
-def _open(text: str) -> bytes:
-    try:
-        return CryptKeeper.instance().fernet.decrypt(text.encode())
-    except InvalidToken:
-        raise ValueError("it was sealed with a key the Hub does not have") from None

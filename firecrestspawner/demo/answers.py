@@ -268,10 +268,12 @@ def render_job(job: Job, cluster: str, over_ssh: bool) -> dict[str, Any]:
 
 
 def _task(task: Task, over_ssh: bool) -> dict[str, Any]:
+    # slurmrestd has either a signal or an exit code.
+    exit_code = task.exit_code if over_ssh or not task.signal else None
     return {
         "id": task.id,
         "name": task.name,
-        "status": _status(task.state, None, task.exit_code, task.signal, over_ssh),
+        "status": _status(task.state, None, exit_code, task.signal, over_ssh),
         "time": {
             "elapsed": task.elapsed,
             "start": _moment(task.start, over_ssh),

@@ -354,7 +354,7 @@ class _Held:
 
 def _json(status: int, body: Any) -> Response:
     if status == 204:
-        return Response(status_code=204)
+        return Response(status_code=204, media_type="application/json")
     content = body if isinstance(body, bytes) else _compact(body)
     return Response(content, status_code=status, media_type="application/json")
 

@@ -238,6 +238,8 @@ def resubmit(name: str) -> Callable[[Site], httpx.Response]:
 
 
 def anonymous_liveness(site: Site) -> httpx.Response:
+    # The recorded server had one system.
+    del site.firecrest.systems["c24-rest"]
     return site.client(None).get("/status/liveness/")
 
 

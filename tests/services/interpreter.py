@@ -6,7 +6,6 @@ jobs get one made from the system's own python3, once for each set of versions, 
 
 from __future__ import annotations
 
-import fcntl
 import importlib.metadata
 import json
 import shutil
@@ -51,11 +50,10 @@ def interpreter(cache: Path = users.BASE / "interpreters") -> Interpreter:
     wanted = [f"{name}=={importlib.metadata.version(name)}" for name in _SAME_AS_HERE]
     install.install(["slurm"])
     users.ensure()
-    cache.mkdir(mode=0o755, parents=True, exist_ok=True)
+    users.public_directory(cache)
     key = "-".join([_python_version(), *(one.replace("==", "-") for one in wanted)])
     directory = cache / key
-    with (cache / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two runs at one time: the second finds it made
+    with users.exclusive(cache / ".lock"):  # of two runs at one time the second finds it made
         if not (directory / _COMPLETE).exists():
             shutil.rmtree(directory, ignore_errors=True)
             _make(directory, wanted)

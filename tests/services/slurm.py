@@ -10,6 +10,10 @@ By hand, for the demo's Slurm executor (root):
 
 Everything lies in one directory: keys, sockets, state, logs and the database. No daemon of the
 system is used or touched. Needs root, since slurmd starts jobs as their users.
+
+Addresses are loopback addresses, one for each node; but Slurm's daemons listen on every interface
+(bound to one, they take the address of the host's name, not the node's) and rely on munge.
+Names of nodes are known to Slurm only: on each of them, `hostname` is this host's.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import random
+import secrets
 import shlex
 import shutil
 import socket
@@ -31,7 +36,7 @@ from tests.services import install, processes
 from tests.services.processes import ServiceError, wait_until
 from tests.services.slurm_config import PARTITIONS, Layout, Node
 from tests.services.slurm_daemons import ACCOUNTS, Daemons, administer
-from tests.services.users import OPERATOR, USERS, empty_homes, ensure, run_as
+from tests.services.users import OPERATOR, USERS, empty_homes, ensure, public_directory, run_as
 
 _STAMP = "made-by-firecrestspawner-tests"
 # unix(7): sun_path holds 108 bytes with the final NUL; the longest is a step's socket.
@@ -44,7 +49,7 @@ class Slurm:
     """A cluster of `nodes` nodes with `cpus` CPUs each, usable once `start()` has returned.
 
     directory: where everything goes; default: a new one in the temporary directory. It must be
-        new, empty or left by a dead run, and `stop()` removes it.
+        new, empty or left by a dead run, in one that all users can enter; `stop()` removes it.
     config: slurm.conf settings that replace or join ours, e.g. `{"PrivateData": "jobs"}`.
     detached: the cluster outlives this process, until `down()` is called for its directory.
 
@@ -111,7 +116,8 @@ class Slurm:
     def stop(self) -> None:
         """End every daemon, step and job, and remove the directory. Twice is not an error.
 
-        Raises ServiceError when a process survives.
+        A process that left its job's tree and dropped its environment, too, is not found: without
+        cgroups Slurm does not find such a one either. Raises ServiceError when one survives.
         """
         if self._running:
             _clear(self.directory, reap=self._running.reap)
@@ -129,7 +135,7 @@ class Slurm:
 
     @property
     def nodes(self) -> dict[str, str]:
-        """Node name -> its loopback address. The names are known to Slurm only, not to DNS."""
+        """Node name -> its loopback address."""
         return {node.name: node.address for node in self._daemons.layout.nodes}
 
     @property
@@ -227,23 +233,20 @@ def _clear(directory: Path, reap: Callable[[], None] = lambda: None) -> None:
 
 def _prepared(wanted: Path | None) -> Path:
     """The empty, stamped directory of a new cluster, which every user can enter."""
-    if wanted is None:
-        directory = Path(tempfile.mkdtemp(prefix="fcs-slurm-")).resolve()
-    else:
-        directory = wanted.resolve()
-        if (directory / _STAMP).exists():
-            if _processes(directory):
-                raise ServiceError(f"a cluster is up in {directory}: end it first")
-            shutil.rmtree(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        if any(directory.iterdir()):
-            raise ServiceError(f"{directory} is not empty, and not ours to empty")
-    directory.chmod(0o755)
-    (directory / _STAMP).touch()
+    name = f"fcs-slurm-{secrets.token_hex(4)}"
+    directory = (wanted or Path(tempfile.gettempdir(), name)).resolve()
     if len(str(directory)) > _LONGEST_DIRECTORY:
         raise ServiceError(f"{directory}: over {_LONGEST_DIRECTORY} characters, sockets need less")
     if closed := [str(parent) for parent in directory.parents if not parent.stat().st_mode & 1]:
         raise ServiceError(f"{directory}: other users cannot pass through {', '.join(closed)}")
+    if (directory / _STAMP).exists():
+        if _processes(directory):
+            raise ServiceError(f"a cluster is up in {directory}: end it first")
+        shutil.rmtree(directory)
+    public_directory(directory)
+    if any(directory.iterdir()):
+        raise ServiceError(f"{directory} is not empty, and not ours to empty")
+    (directory / _STAMP).touch()
     return directory
 
 

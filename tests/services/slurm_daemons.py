@@ -34,15 +34,18 @@ _SBIN = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 def administer(slurm_conf: Path, *argv: str) -> str:
     """Standard output of a command run as Slurm's administrator; ServiceError when it fails."""
-    done = subprocess.run(
-        argv,
-        env={"PATH": _SBIN, "LANG": "C.UTF-8", "SLURM_CONF": str(slurm_conf)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    try:
+        done = subprocess.run(
+            argv,
+            env={"PATH": _SBIN, "LANG": "C.UTF-8", "SLURM_CONF": str(slurm_conf)},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ServiceError(f"{shlex.join(argv)}: no answer in {error.timeout:g} s") from error
     if done.returncode:
         raise ServiceError(f"{shlex.join(argv)}: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout
@@ -65,10 +68,11 @@ class Daemons:
         """Start all of them, each when what it needs is ready; ServiceError when one is not."""
         layout = self.layout
         layout.slurm_conf.write_text(slurm_conf_text(layout, self._config))
+        layout.slurm_conf.chmod(0o644)
         layout.slurmdbd_conf.touch(mode=0o600)
         layout.slurmdbd_conf.write_text(slurmdbd_conf_text(layout))
         for name in ("state", "spool", *(f"spool/{node.name}" for node in layout.nodes)):
-            (layout.directory / name).mkdir(mode=0o755)
+            users.public_directory(layout.directory / name)
         with self._timed("munge"):
             self._start_munge()
         with self._timed("mariadb"):
@@ -86,7 +90,7 @@ class Daemons:
 
     def _start_munge(self) -> None:
         directory = self.layout.munge_socket.parent
-        directory.mkdir(mode=0o755)
+        users.public_directory(directory)
         key = directory / "key"
         key.touch(mode=0o600)
         key.write_bytes(os.urandom(1024))
@@ -163,6 +167,7 @@ class Daemons:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                umask=0o022,
                 start_new_session=True,  # a Ctrl-C for the tests is not one for the daemons
             )
 

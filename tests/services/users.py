@@ -6,11 +6,13 @@ another test run on the same machine. That is why their homes lie outside any ru
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import pwd
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tests.services.processes import ServiceError
@@ -30,15 +32,29 @@ def ensure(names: Sequence[str] = (*USERS, OPERATOR)) -> None:
     if os.geteuid() != 0:
         raise ServiceError("making test users needs root")
     for directory in (BASE, HOMES):
-        directory.mkdir(mode=0o755, exist_ok=True)
-        directory.chmod(0o755)  # mkdir's mode is cut by the umask
-    for name in names:
-        try:
-            entry = pwd.getpwnam(name)
-        except KeyError:
-            _useradd(name)
-            entry = pwd.getpwnam(name)
-        _make_home(entry)
+        public_directory(directory)
+    with exclusive(BASE / ".users.lock"):  # useradd gives up where another one holds its lock
+        for name in names:
+            try:
+                entry = pwd.getpwnam(name)
+            except KeyError:
+                _useradd(name)
+                entry = pwd.getpwnam(name)
+            _make_home(entry)
+
+
+def public_directory(path: Path) -> None:
+    """Make the directory unless it is there, so that every user can enter it, whatever our umask."""
+    path.mkdir(exist_ok=True)
+    path.chmod(0o755)
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Wait until no other process is in an `exclusive` block with this lock file."""
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def empty_homes(names: Sequence[str] = (*USERS, OPERATOR)) -> None:
@@ -46,7 +62,8 @@ def empty_homes(names: Sequence[str] = (*USERS, OPERATOR)) -> None:
     for name in names:
         entry = pwd.getpwnam(name)
         if Path(entry.pw_dir).parent == HOMES:
-            shutil.rmtree(entry.pw_dir)
+            # A process of an earlier test may still write there: what remains is no failure.
+            shutil.rmtree(entry.pw_dir, ignore_errors=True)
             _make_home(entry)
 
 
@@ -105,13 +122,12 @@ def _useradd(name: str) -> None:
         text=True,
         check=False,
     )
-    # 9: another run created it between our look and now, useradd(8).
-    if done.returncode not in (0, 9):
+    if done.returncode:
         raise ServiceError(f"useradd {name}: {done.stderr.strip()}")
 
 
 def _make_home(entry: pwd.struct_passwd) -> None:
     home = Path(entry.pw_dir)
     if not home.exists():
-        home.mkdir(mode=0o755)
+        public_directory(home)
         os.chown(home, entry.pw_uid, entry.pw_gid)

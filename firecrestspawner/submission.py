@@ -1,0 +1,146 @@
+"""What is submitted for a spawn: from configuration and options to a job request.
+
+Whatever is wrong with the configuration is said here, before anything is submitted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from . import address, options, script
+from .client import JobRequest, System
+from .config import SpawnerConfig
+from .errors import ConfigurationError, OptionsError
+from .models import Secret
+from .spawn import Spawn
+from .tokens import Provider
+
+
+def check(config: SpawnerConfig, system: str, environment: Mapping[str, str]) -> None:
+    """Raise ConfigurationError, whose detail names the trait to set, for what cannot work."""
+    if not config.firecrest_url:
+        raise misconfigured("set c.FirecRESTSpawner.firecrest_url (or FIRECREST_URL)")
+    if not system:
+        raise misconfigured("set c.FirecRESTSpawner.system")
+    host = urlsplit(environment["JUPYTERHUB_API_URL"]).hostname or ""
+    number = address.numeric(host)
+    local = host == "localhost" or (
+        number is not None and (number.is_loopback or number.is_unspecified)
+    )
+    if local and not any(network.is_loopback for network in networks(config)):
+        raise misconfigured(
+            f"jobs on {system} cannot reach the Hub at {host}: set "
+            "c.FirecRESTSpawner.hub_connect_url to an address the compute nodes can reach"
+        )
+
+
+def networks(config: SpawnerConfig) -> list[address.IPNetwork]:
+    """Where servers may be; empty for the addresses of their own nodes."""
+    return address.parse_networks(config.connect_networks)
+
+
+def requests(config: SpawnerConfig) -> dict[str, Any]:
+    """The values of all ``req_*`` traits that are set, a subclass's own included, by short name."""
+    return {
+        name.removeprefix("req_"): getattr(config, name)
+        for name in config.trait_names()
+        if name.startswith("req_") and getattr(config, name)
+    }
+
+
+def job_request(
+    config: SpawnerConfig, spawn: Spawn, system: System, values: Mapping[str, Any], job_name: str
+) -> JobRequest:
+    """Render the script, and name what the API itself has fields for.
+
+    Raises OptionsError for a value that no script can carry.
+    """
+    workdir = config.workdir.format(username=spawn.user)
+    if not workdir.startswith("/") or not workdir.isprintable() or "'" in workdir:
+        raise misconfigured(
+            f"c.FirecRESTSpawner.workdir gives {workdir[:100]!r}, which is no absolute path"
+        )
+    try:
+        text = script.render(
+            _template(config.batch_script, system),
+            values={**values, **_admins_text(config)},
+            job_name=job_name,
+            scheduler="pbs" if system.scheduler == "pbs" else "slurm",
+            ticket=_ticket(config, spawn),
+            python=config.python,
+        )
+    except script.ScriptError as error:
+        raise OptionsError(f"The job cannot be written: {error}") from None
+    request = JobRequest(workdir, Secret(text))
+    if system.honours_directives:
+        return request
+    # FirecREST facts, 5: here the directives count for nothing, and nothing is inherited.
+    fields = {
+        options.FIELDS[name].api: value
+        for name, value in values.items()
+        if name in options.FIELDS and options.FIELDS[name].api
+    }
+    return dataclasses.replace(
+        request, name=job_name, env={"HOME": workdir, "USER": spawn.user}, **fields
+    )
+
+
+def _ticket(config: SpawnerConfig, spawn: Spawn) -> str:
+    api = spawn.environment["JUPYTERHUB_API_URL"].rstrip("/")
+    return script.encode_ticket(
+        f"{api}/firecrest/job",
+        spawn.line.ticket.reveal(),
+        config.launch_patience,
+        config.unknown_patience,
+    )
+
+
+def _admins_text(config: SpawnerConfig) -> dict[str, script.Trusted]:
+    """The values that go into the script as they are, for the deployer wrote them."""
+    return {
+        "options": script.Trusted(" ".join(config.req_options)),
+        "prologue": script.Trusted(config.req_prologue),
+        "epilogue": script.Trusted(config.req_epilogue),
+    }
+
+
+def _template(configured: str, system: System) -> str | Path:
+    """The batch script's template: a site's text or file, or the one that ships."""
+    if configured.startswith("/") and "\n" not in configured:
+        return Path(configured)
+    if configured:
+        return configured
+    if system.scheduler == "pbs":
+        return script.shipped_template("pbs")
+    if system.scheduler == "slurm":
+        return script.shipped_template("slurm")
+    raise misconfigured(
+        f"{system.name} has the scheduler {system.scheduler!r}, for which no batch script ships: "
+        "set c.FirecRESTSpawner.batch_script"
+    )
+
+
+async def cluster_user(config: SpawnerConfig, provider: Provider, token: Secret) -> str:
+    """The name FirecREST will take from the token (R10): verified, and never the Hub's name.
+
+    Raises ConfigurationError when the token does not say, and what Provider.claims raises.
+    """
+    user = (await provider.claims(token)).get(config.username_claim)
+    if isinstance(user, str) and user:
+        return user
+    raise ConfigurationError(
+        "Your login does not say which cluster user you are. Please tell the administrators.",
+        detail=f"the access token has no claim {config.username_claim!r}: set "
+        "c.FirecRESTSpawner.username_claim to the claim FirecREST uses",
+    )
+
+
+def misconfigured(detail: str) -> ConfigurationError:
+    """The error whose detail, for the admin, says what to set."""
+    return ConfigurationError(
+        "The Hub is not fully configured. Please tell the administrators.", detail=detail
+    )
