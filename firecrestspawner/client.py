@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import json
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -203,7 +204,8 @@ class FirecREST:
             token, f"submit to {system}", lambda: self._submit(_name(system), request), write=True
         )
         job_id = answer.get("jobId") if isinstance(answer, dict) else None
-        if not isinstance(job_id, str | int) or not _JOB_ID.fullmatch(str(job_id)):
+        known = isinstance(job_id, str | int) and not isinstance(job_id, bool)
+        if not known or not _JOB_ID.fullmatch(str(job_id)):
             raise BadAnswer(
                 f"FirecREST accepted the job on {system} but did not say its number.",
                 ambiguous=True,
@@ -245,8 +247,11 @@ class FirecREST:
             return await asyncio.wait_for(call(), self.deadline)
         except FirecrestException as error:
             raise _answered(what, error.responses[-1] if error.responses else None, write) from None
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            # Nothing was sent: not ambiguous.
+        except asyncio.TimeoutError:
+            raise Unreachable(
+                _AWAY, detail=f"{what}: no answer in {self.deadline:g} s", ambiguous=write
+            ) from None
+        except _UNSENT as error:
             raise Unreachable(_AWAY, detail=f"{what}: {type(error).__name__}") from None
         except (httpx.HTTPError, OSError) as error:
             if retry and isinstance(error, httpx.TransportError):
@@ -254,19 +259,25 @@ class FirecREST:
             raise Unreachable(
                 _AWAY, detail=f"{what}: {type(error).__name__}", ambiguous=write
             ) from None
-        except asyncio.TimeoutError:
-            raise Unreachable(
-                _AWAY, detail=f"{what}: no answer in {self.deadline:g} s", ambiguous=write
-            ) from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadAnswer(
-                "FirecREST gave an answer that cannot be understood. Please try again.",
+                _UNREADABLE,
                 detail=f"{what}: {type(error).__name__} while reading the answer",
                 ambiguous=write,
             ) from None
 
 
 _AWAY = "The cluster's API (FirecREST) cannot be reached right now. Please try again in a moment."
+_UNREADABLE = "FirecREST gave an answer that cannot be understood. Please try again."
+
+#: What goes wrong before anything is sent: not ambiguous.
+_UNSENT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.InvalidURL,
+    httpx.UnsupportedProtocol,
+)
 
 
 def _answered(what: str, response: httpx.Response | None, write: bool) -> FirecRESTError:
@@ -276,10 +287,11 @@ def _answered(what: str, response: httpx.Response | None, write: bool) -> FirecR
     status = response.status_code
     message = _server_message(response)
     detail = f"{what}: HTTP {status}"
-    if refusal := _refusal(message):
-        return SubmissionRejected(
-            f"The scheduler refused the job: {refusal}", detail=f"{detail}: {refusal}"
-        )
+    # Only these carry the scheduler's words; a 400 may quote the whole request (S9).
+    if status in (403, 500) and (refusal := _refusal(message)):
+        return _refused(refusal, f"{detail}: {refusal}")
+    if status < 300:
+        return BadAnswer(_UNREADABLE, detail=detail, ambiguous=write)
     if status == 401:
         return Forbidden(
             "The cluster's API does not accept your login. Log out and in again; if that does not "
@@ -326,16 +338,40 @@ def _server_message(response: httpx.Response) -> str:
 
 # sbatch's and qsub's own lines, in which FirecREST quotes nothing of ours but option values.
 _STDERR = re.compile(rf"(?:sbatch|qsub): (?:error: )?([^\n]{{1,{TEXT_LIMIT}}})")
-_SLURMRESTD = re.compile(rf'"description": "([^"\n]{{1,{TEXT_LIMIT}}})"')
+# sbatch and qsub lost their own answer (Slurm's slurm_errno.c, PBS's pbs_error.h): as unsure as a
+# reset of ours.
+_LOST = re.compile(
+    r"timed out|Zero Bytes|(receive|send|shutdown) failure|End of File|Premature end", re.IGNORECASE
+)
+
+
+def _refused(refusal: str, detail: str) -> FirecRESTError:
+    if _LOST.search(refusal):
+        return Unwell(
+            f"The scheduler did not say whether it took the job: {refusal}.",
+            detail=detail,
+            ambiguous=True,
+        )
+    return SubmissionRejected(f"The scheduler refused the job: {refusal}.", detail=detail)
 
 
 def _refusal(message: str) -> str:
     """The scheduler's sentence inside FirecREST's error, or nothing (500 and 403 carry it)."""
-    if "sbatch" not in message and "qsub" not in message and "Slurm API response" not in message:
-        return ""
-    lines = _STDERR.findall(message) or _SLURMRESTD.findall(message)
+    if "Slurm API response" in message:
+        lines = _slurmrestd_reasons(message)
+    else:
+        lines = _STDERR.findall(message)
     sentence = ", ".join(line.strip(" .") for line in lines[:3])
     return "".join(c for c in sentence if c.isprintable())[:TEXT_LIMIT]
+
+
+def _slurmrestd_reasons(message: str) -> list[str]:
+    # The descriptions beside them say no more than that the submission failed.
+    try:
+        errors = json.loads(message[message.index("{") :])["errors"]
+        return [each["error"] for each in errors if isinstance(each["error"], str)]
+    except (ValueError, KeyError, TypeError):
+        return []
 
 
 def _reason_401(message: str) -> str:
@@ -374,7 +410,7 @@ def _read(rows: Any, reader: Callable[[Any], T]) -> Sequence[T]:
 
 
 def _garbage() -> NoReturn:
-    raise BadAnswer("FirecREST gave an answer that cannot be understood. Please try again.")
+    raise BadAnswer(_UNREADABLE)
 
 
 def _system(row: Any) -> System:

@@ -102,7 +102,8 @@ def from_form(form: Mapping[str, Sequence[str]]) -> dict[str, str]:
     return {
         name: values[0].strip()
         for name, values in form.items()
-        if values and isinstance(values[0], str) and values[0].strip()
+        # A site's page may post the Hub's own XSRF field along.
+        if name != "_xsrf" and values and isinstance(values[0], str) and values[0].strip()
     }
 
 

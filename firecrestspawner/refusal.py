@@ -1,12 +1,15 @@
-"""How a spawn is refused so that the user reads why: the Hub's own exception, or its like.
+"""How is a spawn refused so that the user reads why, and the log says more?
 
-JupyterHub 6.0 has SpawnException for it; 5.x shows an exception's ``jupyterhub_message``.
+JupyterHub 6.0 has SpawnException, which is logged in one line. Its pages, like those of 5.x, show
+an exception's ``jupyterhub_message``: of an exception without one the spawn form and the progress
+show ``str()``, which is what is meant for the log, and the page of a failed start shows nothing.
 """
 
 from __future__ import annotations
 
 import html
 from http.client import responses
+from typing import Any
 
 from tornado.web import HTTPError
 
@@ -18,22 +21,24 @@ except ImportError:
     SpawnException = None
 
 
-class _Refusal(HTTPError):
-    """What JupyterHub 5.x shows instead of its own words."""
-
-    def __init__(self, status: int, message: str, reason: str, detail: str) -> None:
-        super().__init__(status, detail.replace("%", "%%"), reason=responses.get(status, reason))
-        self.jupyterhub_message = message
-        self.jupyterhub_html_message = html.escape(message)
-
-
 def refuse(error: Error) -> Exception:
     """The exception to raise from ``Spawner.start`` for an error of ours.
 
     The user sees ``error.message``; the Hub logs one line with ``error.detail``.
     """
+    refusal = _exception(error)
+    refusal.jupyterhub_message = error.message
+    refusal.jupyterhub_html_message = html.escape(error.message)
+    return refusal
+
+
+def _exception(error: Error) -> Any:
     if SpawnException is None:
-        return _Refusal(error.status, error.message, error.reason, error.detail)
+        return HTTPError(
+            error.status,
+            error.detail.replace("%", "%%"),
+            reason=responses.get(error.status, error.reason),
+        )
     return SpawnException(
         error.message,
         reason=error.reason,

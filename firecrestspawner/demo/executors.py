@@ -31,7 +31,8 @@ from .cluster import (
     UnknownUserError,
 )
 from .homes import Homes
-from .local_job import LocalJob, hostlist, with_batch_step
+from .local_job import LocalJob, with_batch_step
+from .local_nodes import Nodes, hostlist
 from .sbatch import (
     Directives,
     SubmitError,
@@ -86,7 +87,7 @@ class LocalExecutor:
         self.cluster = cluster
         self.slots = slots
         self.max_submit = max_submit
-        self._nodes = list(nodes)
+        self._nodes = Nodes(nodes)
         self._partitions = tuple(partitions)
         self._limit = limit
         self._kill_wait = kill_wait
@@ -201,32 +202,24 @@ class LocalExecutor:
         for job in waiting:
             if job.asked.hold:
                 continue
-            if job.row.node_count > len(self._nodes):
+            if job.row.node_count > len(self._nodes.names):
                 job.row = replace(job.row, reason="PartitionConfig")
                 continue
-            if blocked or self._hold or self._stopped or not self._fits(job.row.node_count):
+            full = len(self._busy()) + job.row.node_count > self.slots
+            if blocked or full or self._hold or self._stopped:
                 job.row = replace(job.row, reason="Priority" if blocked else "Resources")
                 blocked = True
                 continue
             self._allocate(job)
 
-    def _fits(self, count: int) -> bool:
-        return sum(self._load().values()) + count <= self.slots
-
-    def _load(self) -> dict[str, int]:
-        load = {name: 0 for name, _ in self._nodes}
-        for job in self._jobs.values():
-            # A cancelled job keeps its nodes until its last process has gone.
-            if job.row.start is not None and not job.ended.is_set():
-                for name in job.node_names:
-                    load[name] = load.get(name, 0) + 1
-        return load
+    def _busy(self) -> list[str]:
+        """Node names, as often as a job occupies them."""
+        # A cancelled job keeps its nodes until its last process has gone.
+        occupants = (job for job in self._jobs.values() if not job.ended.is_set())
+        return [name for job in occupants if job.row.start for name in job.node_names]
 
     def _allocate(self, job: LocalJob) -> None:
-        load = self._load()
-        order = [name for name, _ in self._nodes]
-        least = sorted(order, key=lambda name: (load[name], order.index(name)))
-        job.node_names = sorted(least[: job.row.node_count], key=order.index)
+        job.node_names = self._nodes.pick(job.row.node_count, self._busy())
         job.row = replace(
             job.row,
             state="RUNNING",
@@ -335,7 +328,8 @@ class LocalExecutor:
         processes.end(self._marker, patience=self._kill_wait)
         for job in running:
             self._kill(job)
-            job.ended.wait()
+            # Longer than any end of processes takes: an unkillable one must not hang the demo.
+            job.ended.wait(self._kill_wait + 15)
         if self._guardian is not None:
             self._guardian.dismiss()
             self._guardian = None
@@ -366,38 +360,12 @@ class LocalExecutor:
     def nodes(self) -> list[dict[str, Any]]:
         """Nodes with their loopback addresses; the numbers are this machine's."""
         with self._lock:
-            load, nodes = self._load(), list(self._nodes)
-        cpus = os.cpu_count() or 1
-        return [
-            {
-                "sockets": 1,
-                "cores": cpus,
-                "threads": 1,
-                "cpus": cpus,
-                "cpuLoad": round(os.getloadavg()[0], 2),
-                "freeMemory": 4000,
-                "features": "demo",
-                "name": name,
-                "address": address,
-                "hostname": name,
-                "state": ["MIXED" if load[name] else "IDLE"],
-                "partitions": list(self._partitions),
-                "weight": 1,
-                "allocMemory": 4000,
-                "allocCpus": min(load[name], cpus),
-                "idleCpus": max(cpus - load[name], 0),
-            }
-            for name, address in nodes
-        ]
+            return self._nodes.rows(self._busy(), self._partitions)
 
     def partitions(self) -> list[dict[str, Any]]:
         """Every partition spans all nodes."""
-        count = len(self._nodes)
-        cpus = count * (os.cpu_count() or 1)
-        return [
-            {"name": name, "cpus": cpus, "totalNodes": count, "partition": "UP"}
-            for name in self._partitions
-        ]
+        with self._lock:
+            return self._nodes.partitions(self._partitions)
 
     def reservations(self) -> list[dict[str, Any]]:
         """None: this cluster has no reservations."""
@@ -423,7 +391,7 @@ class LocalExecutor:
     def set_nodes(self, nodes: Sequence[tuple[str, str]]) -> None:
         """Replace the node list, as (name, address) pairs; running jobs keep theirs."""
         with self._lock:
-            self._nodes = list(nodes)
+            self._nodes = Nodes(nodes)
             self._schedule()
 
     def alter(self, job_id: str, **changes: Any) -> None:
@@ -447,7 +415,7 @@ class LocalExecutor:
                 exit_code=0,
                 signal=0,
                 start=int(self._clock()),
-                nodes=self._nodes[0][0],
+                nodes=self._nodes.names[0],
             )
             self._planted[job_id] = replace(row, **fields)
             return self._planted[job_id]

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import logging
 import signal
 import socket
-import struct
 import sys
 import threading
 import time
@@ -33,13 +31,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .answers import AnswerError, parse_json
 from .executors import Executor, LocalExecutor
 from .faults import Fault, Faults
 from .operations import Call, System, perform
 from .verifier import TokenError, Verifier
+from .wire import BARE, Broken, Held, Server, json_response, tracking
 
 __all__ = ["FirecREST", "RequestRecord", "System", "main"]
 
@@ -66,7 +64,6 @@ _ROUTES = [
 _SESSIONS = {"liveness": 0, "systems": 0, "job": 2, "list": 2, "metadata": 2, "userinfo": 3}
 _QUERIES = ("job", "list", "metadata", "userinfo")
 _RECORD = "firecrest.record"
-_BARE = "firecrest.bare"
 
 
 @dataclass
@@ -122,7 +119,7 @@ class FirecREST:
         self.peak_sessions: Counter[tuple[str, str]] = Counter()
         self._sessions: Counter[tuple[str, str]] = Counter()
         self._transports: dict[Any, asyncio.Transport] = {}
-        self._server: _Server | None = None
+        self._server: Server | None = None
         self._thread: threading.Thread | None = None
         self._routed = Starlette(
             routes=[
@@ -151,7 +148,7 @@ class FirecREST:
         self.port = listener.getsockname()[1]
         config = uvicorn.Config(
             self,
-            http=_tracking(self._transports),
+            http=tracking(self._transports),
             ws="none",
             lifespan="off",
             access_log=False,
@@ -159,7 +156,7 @@ class FirecREST:
             proxy_headers=False,
             timeout_graceful_shutdown=1,
         )
-        self._server = _Server(config)
+        self._server = Server(config)
         self._thread = threading.Thread(
             target=self._server.run, kwargs={"sockets": [listener]}, daemon=True
         )
@@ -211,7 +208,7 @@ class FirecREST:
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                if _BARE in scope:
+                if BARE in scope:
                     # An unexpected exception leaves FirecREST before it has named the request.
                     own.pop("x-request-id")
                     own.pop("x-correlation-id")
@@ -236,7 +233,7 @@ class FirecREST:
         # Wrong path or method: no authentication has taken place yet.
         status = getattr(error, "status_code", 500)
         found = AnswerError(status, str(getattr(error, "detail", "")))
-        response = _json(status, found.body(None))
+        response = json_response(status, found.body(None))
         response.headers.update(getattr(error, "headers", None) or {})
         return response
 
@@ -255,7 +252,7 @@ class FirecREST:
         except TokenError as error:
             refusal = _unauthorised(error, request.headers.get("authorization", ""))
         except AnswerError as error:
-            refusal = _json(error.status, error.body(None))
+            refusal = json_response(error.status, error.body(None))
         record.body = body if operation == "submit" else None
         user, params = record.username, request.path_params
         fault = self.faults.take(operation, user, params.get("job_id"), record.query)
@@ -296,20 +293,20 @@ class FirecREST:
                     await asyncio.sleep(latency)
                 status, body = await run_in_threadpool(perform, call)
         except AnswerError as error:
-            response = _json(error.status, error.body(call.user))
+            response = json_response(error.status, error.body(call.user))
             if not error.anonymous:
                 response.headers["f7t-authusername"] = call.user
             if error.unhandled:
-                return _Broken(response, self._transports.get(request.client))
+                return Broken(response, self._transports.get(request.client))
             return response
         if not call.operator:
             body = self.faults.forged(call.operation, call.user, body)
-        return _json(status, body)
+        return json_response(status, body)
 
-    def _held(self, call: Call) -> _Held:
+    def _held(self, call: Call) -> Held:
         wanted = _SESSIONS.get(call.operation, 1)
         if "system" not in call.params or not wanted:
-            return _Held(self._sessions, ("", ""), 0, 0.0)
+            return Held(self._sessions, ("", ""), 0, 0.0)
         system = call.system
         key = (system.name, call.user)
         now = self._sessions[key] + wanted
@@ -319,52 +316,22 @@ class FirecREST:
                 raise AnswerError(500, "Error executing Slurm command.", caused_by=[reason])
             raise AnswerError(424, reason)
         self.peak_sessions[key] = max(self.peak_sessions[key], now)
-        return _Held(self._sessions, key, wanted, system.latency)
+        return Held(self._sessions, key, wanted, system.latency)
 
     def _fail(self, fault: Fault, user: str | None, request: Request) -> Response:
         if fault.reset:
-            return _Broken(None, self._transports.get(request.client))
+            return Broken(None, self._transports.get(request.client))
         status = fault.status or 200
         body = fault.body
         if body is None and status >= 400:
             body = AnswerError(status, fault.message).body(user)
-        response = _json(status, body)
+        response = json_response(status, body)
         response.headers.update(fault.headers)
         return response
 
 
-class _Held:
-    """Sessions of one account, for as long as a call lasts; entering it tells the latency."""
-
-    def __init__(
-        self, sessions: Counter[tuple[str, str]], key: tuple[str, str], count: int, latency: float
-    ) -> None:
-        self._sessions, self._key, self._count, self._latency = sessions, key, count, latency
-
-    def __enter__(self) -> float:
-        self._sessions[self._key] += self._count
-        return self._latency
-
-    def __exit__(self, *_: object) -> None:
-        self._sessions[self._key] -= self._count
-
-
-# -- answers -------------------------------------------------------------------------------
-
-
-def _json(status: int, body: Any) -> Response:
-    if status == 204:
-        return Response(status_code=204, media_type="application/json")
-    content = body if isinstance(body, bytes) else _compact(body)
-    return Response(content, status_code=status, media_type="application/json")
-
-
-def _compact(body: Any) -> bytes:
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
-
-
 def _unauthorised(error: TokenError, authorization: str) -> Response:
-    response = _json(error.status, AnswerError(error.status, error.message).body(None))
+    response = json_response(error.status, AnswerError(error.status, error.message).body(None))
     if error.echo:
         # The real one does this too: whoever logs headers of answers logs tokens.
         response.headers["auth-token"] = authorization.partition(" ")[2]
@@ -378,57 +345,6 @@ async def _linger(fault: Fault) -> None:
     # The event is set by another thread, which no asyncio.Event would notice.
     while fault.until is not None and not fault.until.is_set():  # noqa: ASYNC110
         await asyncio.sleep(0.01)
-
-
-class _Broken(Response):
-    """An answer whose connection is closed after it; without an answer it is reset."""
-
-    def __init__(self, answer: Response | None, transport: asyncio.Transport | None) -> None:
-        super().__init__()
-        self._answer = answer
-        self._transport = transport
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._answer is not None:
-            scope[_BARE] = True
-            await self._answer(scope, receive, send)
-            if self._transport is not None:
-                self._transport.close()
-            return
-        if self._transport is not None:
-            # Linger 0: the peer gets a reset, not an orderly end.
-            raw = self._transport.get_extra_info("socket")
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self._transport.abort()
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
-
-def _tracking(transports: dict[Any, asyncio.Transport]) -> type[asyncio.Protocol]:
-    """uvicorn's HTTP protocol, keeping the transport of every client: ASGI has no way to break
-    a connection."""
-
-    class Tracking(H11Protocol):
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            self._peer = tuple(transport.get_extra_info("peername") or ())
-            transports[self._peer] = transport
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            transports.pop(self._peer, None)
-            super().connection_lost(exc)
-
-    return Tracking
-
-
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.up = threading.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.up.set()
 
 
 # -- on its own ----------------------------------------------------------------------------

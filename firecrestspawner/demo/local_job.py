@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
@@ -122,20 +121,3 @@ def with_batch_step(row: Job, now: float) -> Job:
         elapsed=elapsed,
     )
     return replace(row, elapsed=elapsed, tasks=row.tasks or (task,))
-
-
-def hostlist(names: Sequence[str]) -> str:
-    """Slurm's notation for several nodes of one name and number: ``nid[001-003,005]``."""
-    parts = [re.fullmatch(r"(.*?)(\d+)", name) for name in names]
-    if len(names) < 2 or not all(parts) or len({part[1] for part in parts if part}) > 1:
-        return ",".join(names)
-    numbers = [part[2] for part in parts if part]
-    runs: list[list[str]] = []
-    for number in numbers:
-        if runs and int(number) == int(runs[-1][-1]) + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    spans = [run[0] if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]
-    prefix = next(part[1] for part in parts if part)
-    return f"{prefix}[{','.join(spans)}]"

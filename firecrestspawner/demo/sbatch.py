@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 #: Longest single argument Linux hands to a program (MAX_ARG_STRLEN); FirecREST sends the whole
 #: sbatch command line, values of ``env`` included, as one.
@@ -36,22 +36,20 @@ class ConnectionResetBySizeError(Exception):
 
 @dataclass(frozen=True)
 class Directives:
-    """What the #SBATCH lines ask for; None or a default where they say nothing."""
+    """What the #SBATCH lines ask for, as far as it matters here; None or a default where they say
+    nothing."""
 
     name: str | None = None
     account: str | None = None
     partition: str | None = None
     reservation: str | None = None
-    constraint: str | None = None
     chdir: str | None = None
     output: str | None = None
     error: str | None = None
     nodes: int = 1
     ntasks: int = 1
-    cpus_per_task: int = 1
     limit: int | None = None
     hold: bool = False
-    unused: dict[str, str | None] = field(default_factory=dict)
 
 
 _SHORT = {
@@ -154,24 +152,20 @@ def _options(words: list[str]) -> dict[str, str | None]:
 
 
 def _directives(given: dict[str, str | None]) -> Directives:
-    take = dict(given)
-    time, nodes = take.pop("time", None), take.pop("nodes", None)
+    time, nodes = given.get("time"), given.get("nodes")
     return Directives(
-        name=take.pop("job-name", None),
-        account=take.pop("account", None),
-        partition=take.pop("partition", None),
-        reservation=take.pop("reservation", None),
-        constraint=take.pop("constraint", None),
-        chdir=take.pop("chdir", None),
-        output=take.pop("output", None),
-        error=take.pop("error", None),
+        name=given.get("job-name"),
+        account=given.get("account"),
+        partition=given.get("partition"),
+        reservation=given.get("reservation"),
+        chdir=given.get("chdir"),
+        output=given.get("output"),
+        error=given.get("error"),
         # "-N1-2" is a range; the least will do.
         nodes=_count("nodes", nodes.split("-")[0] if nodes else None),
-        ntasks=_count("ntasks", take.pop("ntasks", None)),
-        cpus_per_task=_count("cpus-per-task", take.pop("cpus-per-task", None)),
+        ntasks=_count("ntasks", given.get("ntasks")),
         limit=None if time is None else parse_time(time),
-        hold="hold" in take and take.pop("hold") is None,
-        unused=take,
+        hold="hold" in given,
     )
 
 

@@ -6,7 +6,6 @@ script on standard input, sacct and squeue, scancel, scontrol, sacctmgr.
 
 from __future__ import annotations
 
-import grp
 import os
 import pwd
 import re
@@ -15,7 +14,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -25,28 +24,26 @@ from .cluster import (
     JobRequest,
     Metadata,
     SchedulerError,
-    Task,
     UnknownUserError,
     job_path,
 )
-from .sbatch import SubmitError, SubmitTimeoutError, check_environment, export_argument, parse_time
+from .sbatch import SubmitError, SubmitTimeoutError, check_environment, export_argument
+from .slurm_text import (
+    SACCT,
+    SEPARATOR,
+    SQUEUE,
+    Row,
+    accounted,
+    fields,
+    group_row,
+    known,
+    node_row,
+    number,
+    queue_job,
+    table,
+)
 
-#: No name, reason or path holds it, so that job names cannot break a row as they do in FirecREST.
-_SEPARATOR = "\x1f"
-_SACCT = [
-    "JobID", "JobName", "User", "Group", "Account", "Partition", "State", "Reason", "ExitCode",
-    "Start", "End", "ElapsedRaw", "TimelimitRaw", "NodeList", "AllocNodes", "WorkDir", "Priority",
-    "Suspended",
-]  # fmt: skip
-_SQUEUE = {
-    "JobID": "%i", "JobName": "%j", "User": "%u", "Group": "%g", "Account": "%a",
-    "Partition": "%P", "State": "%T", "Reason": "%r", "Start": "%S", "End": "%e",
-    "Elapsed": "%M", "Timelimit": "%l", "NodeList": "%N", "AllocNodes": "%D", "WorkDir": "%Z",
-    "Priority": "%Q",
-}  # fmt: skip
 _DAYS = 7
-
-_Row = dict[str, str]
 
 
 class SlurmExecutor:
@@ -193,23 +190,26 @@ class SlurmExecutor:
 
         Without slurmdbd squeue's have to do. A list looks back seven days.
         """
-        queued = {row["JobID"]: _queue_job(row) for row in self._squeue(viewer, job_id)}
+        queued = {row["JobID"]: queue_job(row) for row in self._squeue(viewer, job_id)}
         try:
-            known = {job.id: job for job in _accounted(self._sacct(viewer, job_id))}
+            recorded = {job.id: job for job in accounted(self._sacct(viewer, job_id))}
         except SchedulerError:
             if self._accounting:
                 raise
-            known = {}
-        found = known | {
-            key: job for key, job in queued.items() if job.state == "PENDING" or not known
+            recorded = {}
+        found = recorded | {
+            key: job for key, job in queued.items() if job.state == "PENDING" or not recorded
         }
         return [replace(job, user=self._token_user(job)) for job in found.values()]
 
     def _token_user(self, job: Job) -> str:
+        if os.geteuid() == 0:
+            return self._names.get(job.user, job.user)
+        # Everybody's jobs run as oneself: only this object knows whose they are.
         with self._lock:
-            return self._submitted.get(job.id, self._names.get(job.user, job.user))
+            return self._submitted.get(job.id, job.user)
 
-    def _sacct(self, viewer: str, job_id: str | None) -> list[_Row]:
+    def _sacct(self, viewer: str, job_id: str | None) -> list[Row]:
         since = int(time.time()) - _DAYS * 86_400
         which = [f"--jobs={job_id}"]
         if job_id is None:
@@ -219,16 +219,16 @@ class SlurmExecutor:
             "sacct",
             "--noheader",
             "--parsable2",
-            f"--delimiter={_SEPARATOR}",
-            f"--format={','.join(_SACCT)}",
+            f"--delimiter={SEPARATOR}",
+            f"--format={','.join(SACCT)}",
             *which,
         )
-        return _table(text, _SACCT)
+        return table(text, SACCT)
 
-    def _squeue(self, viewer: str, job_id: str | None) -> list[_Row]:
+    def _squeue(self, viewer: str, job_id: str | None) -> list[Row]:
         states = ["--states=all"] if not self._accounting else []
         which = [] if job_id is None else [f"--jobs={job_id}"]
-        layout = _SEPARATOR.join(_SQUEUE.values())
+        layout = SEPARATOR.join(SQUEUE.values())
         try:
             text = self._ask(
                 viewer, "squeue", "--noheader", "--all", f"--format={layout}", *states, *which
@@ -238,12 +238,12 @@ class SlurmExecutor:
             if "Invalid job id" in str(error):
                 return []
             raise
-        return _table(text, list(_SQUEUE))
+        return table(text, list(SQUEUE))
 
     def metadata(self, viewer: str, job_id: str, operator: bool) -> Metadata | None:
         """What slurmctld still knows; the script as far as it shows it to ``viewer``."""
         try:
-            shown = _fields(self._ask(viewer, "scontrol", "show", "job", "--oneliner", job_id))
+            shown = fields(self._ask(viewer, "scontrol", "show", "job", "--oneliner", job_id))
         except SchedulerError:
             return None
         try:
@@ -296,17 +296,17 @@ class SlurmExecutor:
     def nodes(self) -> list[dict[str, Any]]:
         """Nodes as scontrol describes them; ``address`` is NodeAddr."""
         text = self._ask(None, "scontrol", "show", "node", "--oneliner")
-        return [_node(_fields(line)) for line in text.splitlines() if line.strip()]
+        return [node_row(fields(line)) for line in text.splitlines() if line.strip()]
 
     def partitions(self) -> list[dict[str, Any]]:
         """The partitions that scontrol shows."""
         text = self._ask(None, "scontrol", "show", "partition", "--oneliner")
-        rows = [_fields(line) for line in text.splitlines() if "PartitionName=" in line]
+        rows = [fields(line) for line in text.splitlines() if "PartitionName=" in line]
         return [
             {
                 "name": row["PartitionName"],
-                "cpus": _number(row.get("TotalCPUs")) or 0,
-                "totalNodes": _number(row.get("TotalNodes")) or 0,
+                "cpus": number(row.get("TotalCPUs")) or 0,
+                "totalNodes": number(row.get("TotalNodes")) or 0,
                 "partition": row.get("State", ""),
             }
             for row in rows
@@ -315,14 +315,14 @@ class SlurmExecutor:
     def reservations(self) -> list[dict[str, Any]]:
         """The reservations that scontrol shows."""
         text = self._ask(None, "scontrol", "show", "reservation", "--oneliner")
-        rows = [_fields(line) for line in text.splitlines() if "ReservationName=" in line]
+        rows = [fields(line) for line in text.splitlines() if "ReservationName=" in line]
         return [
             {
                 "name": row["ReservationName"],
                 "nodeList": row.get("Nodes", ""),
-                "endTime": _number(row.get("EndTime")),
-                "startTime": _number(row.get("StartTime")),
-                "features": _known(row.get("Features")),
+                "endTime": number(row.get("EndTime")),
+                "startTime": number(row.get("StartTime")),
+                "features": known(row.get("Features")),
                 "state": row.get("State", "").lower(),
             }
             for row in rows
@@ -343,165 +343,11 @@ class SlurmExecutor:
             if self._accounting:
                 raise
             text = ""
-        rows = _table(text.replace("|", _SEPARATOR), layout)
+        rows = table(text.replace("|", SEPARATOR), layout)
         default = {row["Account"]: row["Account"] == row["DefaultAccount"] for row in rows}
         return {
             "user": {"id": str(account.pw_uid), "name": account.pw_name},
-            "group": _group(account.pw_gid),
-            "groups": [_group(gid) for gid in groups],
+            "group": group_row(account.pw_gid),
+            "groups": [group_row(gid) for gid in groups],
             "accounts": [{"name": name, "default": flag} for name, flag in default.items()],
         }
-
-
-# -- reading what Slurm prints ---------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Common:
-    """What sacct and squeue agree on."""
-
-    start: int | None
-    end: int | None
-    nodes: int
-
-
-def _table(text: str, names: Sequence[str]) -> list[_Row]:
-    rows = (line.split(_SEPARATOR) for line in text.splitlines())
-    return [dict(zip(names, row, strict=True)) for row in rows if len(row) == len(names)]
-
-
-def _fields(line: str) -> dict[str, str]:
-    """``Key=value`` pairs of scontrol's one-line output; values may hold blanks."""
-    found = re.findall(r"(?:^|\s)([A-Za-z][\w:/]*)=(.*?)(?=\s+[A-Za-z][\w:/]*=|\s*$)", line)
-    return dict(found)
-
-
-def _known(value: str | None) -> str | None:
-    return None if value in (None, "", "(null)", "None", "N/A", "Unknown", "NONE") else value
-
-
-def _number(value: str | None) -> int | None:
-    return int(value) if value is not None and value.isdigit() else None
-
-
-def _seconds(value: str) -> int | None:
-    return parse_time(value if ":" in value else f"{value}:0") if value[:1].isdigit() else None
-
-
-def _exit(value: str) -> tuple[int | None, int | None]:
-    code, _, number = value.partition(":")
-    return _number(code), _number(number)
-
-
-def _common(row: _Row) -> _Common:
-    return _Common(_number(row["Start"]), _number(row["End"]), _number(row["AllocNodes"]) or 0)
-
-
-def _queue_job(row: _Row) -> Job:
-    common = _common(row)
-    return Job(
-        id=row["JobID"],
-        name=row["JobName"],
-        user=row["User"],
-        group=row["Group"],
-        account=row["Account"],
-        partition=row["Partition"],
-        state=row["State"],
-        reason=row["Reason"],
-        exit_code=None,
-        signal=None,
-        start=common.start,
-        end=common.end,
-        elapsed=_seconds(row["Elapsed"]) or 0,
-        limit=_seconds(row["Timelimit"]),
-        nodes=row["NodeList"],
-        node_count=common.nodes,
-        working_directory=row["WorkDir"],
-        priority=_number(row["Priority"]) or 0,
-        suspended=None,
-    )
-
-
-def _accounted(rows: list[_Row]) -> list[Job]:
-    jobs: dict[str, Job] = {}
-    for row in rows:
-        job_id, _, step = row["JobID"].partition(".")
-        if not step:
-            jobs[job_id] = _sacct_job(row)
-        elif job_id in jobs:
-            jobs[job_id] = replace(jobs[job_id], tasks=(*jobs[job_id].tasks, _task(row)))
-    return list(jobs.values())
-
-
-def _sacct_job(row: _Row) -> Job:
-    common = _common(row)
-    exit_code, number = _exit(row["ExitCode"])
-    minutes = _number(row["TimelimitRaw"])
-    return Job(
-        id=row["JobID"],
-        name=row["JobName"],
-        user=row["User"],
-        group=row["Group"],
-        account=row["Account"],
-        partition=row["Partition"],
-        state=row["State"],
-        reason=row["Reason"] or "None",
-        exit_code=exit_code,
-        signal=number,
-        start=common.start,
-        end=common.end,
-        elapsed=_number(row["ElapsedRaw"]) or 0,
-        limit=None if minutes is None else minutes * 60,
-        nodes=row["NodeList"],
-        node_count=common.nodes,
-        working_directory=row["WorkDir"],
-        priority=_number(row["Priority"]) or 0,
-        suspended=_seconds(row["Suspended"]) or 0,
-    )
-
-
-def _task(row: _Row) -> Task:
-    common = _common(row)
-    exit_code, number = _exit(row["ExitCode"])
-    elapsed = _number(row["ElapsedRaw"]) or 0
-    return Task(
-        id=row["JobID"],
-        name=row["JobName"],
-        state=row["State"],
-        exit_code=exit_code,
-        signal=number,
-        start=common.start,
-        end=common.end,
-        elapsed=elapsed,
-    )
-
-
-def _node(row: _Row) -> dict[str, Any]:
-    total, used = _number(row.get("CPUTot")) or 0, _number(row.get("CPUAlloc")) or 0
-    load = row.get("CPULoad", "")
-    return {
-        "sockets": _number(row.get("Sockets")) or 0,
-        "cores": _number(row.get("CoresPerSocket")) or 0,
-        "threads": _number(row.get("ThreadsPerCore")) or 0,
-        "cpus": total,
-        "cpuLoad": float(load) if re.fullmatch(r"[\d.]+", load) else None,
-        "freeMemory": _number(row.get("FreeMem")),
-        "features": _known(row.get("ActiveFeatures")) or "",
-        "name": row["NodeName"],
-        "address": row.get("NodeAddr", row["NodeName"]),
-        "hostname": row.get("NodeHostName", row["NodeName"]),
-        "state": re.sub(r"[*~#!%$@^-]+$", "", row.get("State", "")).split("+"),
-        "partitions": row.get("Partitions", "").split(","),
-        "weight": _number(row.get("Weight")) or 0,
-        "allocMemory": _number(row.get("AllocMem")) or 0,
-        "allocCpus": used,
-        "idleCpus": total - used,
-    }
-
-
-def _group(gid: int) -> dict[str, str]:
-    try:
-        name = grp.getgrgid(gid).gr_name
-    except KeyError:
-        name = str(gid)
-    return {"id": str(gid), "name": name}

@@ -91,7 +91,7 @@ def held(site: Site) -> httpx.Response:
     return by_id(site, site.submit("#SBATCH --hold"))
 
 
-def ended(script: str, **fields: object) -> Callable[[Site], httpx.Response]:
+def ended(script: str, **fields: str) -> Callable[[Site], httpx.Response]:
     def arrange(site: Site) -> httpx.Response:
         job_id = site.submit(script, **fields)
         site.executor.wait_until(job_id, lambda job: job.end is not None)

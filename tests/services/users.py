@@ -44,7 +44,7 @@ def ensure(names: Sequence[str] = (*USERS, OPERATOR)) -> None:
 
 
 def public_directory(path: Path) -> None:
-    """Make the directory unless it is there, so that every user can enter it, whatever our umask."""
+    """Make the directory unless it is there; every user may enter it, whatever our umask."""
     path.mkdir(exist_ok=True)
     path.chmod(0o755)
 
