@@ -6,6 +6,7 @@ in the encrypted auth_state, and logs nobody out because an issuer is away.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import time
@@ -18,10 +19,11 @@ from oauthenticator.oauth2 import OAuthCallbackHandler, OAuthLoginHandler
 from tornado.web import HTTPError
 from traitlets import Bool, Unicode, default
 
+from .cluster import own_addresses
 from .errors import Error, LoginRequired
 from .handlers import JobChannelHandler, Switchboard
 from .models import Secret, TokenSet
-from .tokens import Provider, TokenClient, TokenStore, write_tokens
+from .tokens import Provider, TokenClient, TokenStore, at_shutdown, write_tokens
 from .vault import UserVault
 
 log = logging.getLogger(__name__)
@@ -108,6 +110,7 @@ class FirecRESTAuthenticator(GenericOAuthenticator):
         )
         self.provider = Provider(self.issuer, client)
         self.token_store = TokenStore(self.provider, UserVault)
+        self._keeper: asyncio.Task[None] | None = None
 
     # -- start-up ----------------------------------------------------------------------------
 
@@ -117,7 +120,8 @@ class FirecRESTAuthenticator(GenericOAuthenticator):
         self._refuse_to_start_unless_configured(app)
         _warn_about_lifetimes(app)
         switchboard = app.tornado_settings["firecrest_switchboard"] = Switchboard()
-        app.tornado_settings["firecrest_proxy_hosts"] = _proxy_hosts(app)
+        # Here, because looking names up blocks, and the Hub does not serve yet.
+        app.tornado_settings["firecrest_own_addresses"] = own_addresses(_hub_hosts(app))
         return [
             *super().get_handlers(app),
             (r"/api/firecrest/job", JobChannelHandler, {"switchboard": switchboard}),
@@ -146,6 +150,8 @@ class FirecRESTAuthenticator(GenericOAuthenticator):
 
     async def discover(self) -> None:
         """Fill in the endpoints oauthenticator's handlers read. Raises ProviderUnavailable."""
+        if self._keeper is None:
+            self._keeper = at_shutdown(self.token_store.aclose)
         metadata = await self.provider.metadata()
         self.authorize_url = metadata["authorization_endpoint"]
         self.token_url = metadata["token_endpoint"]
@@ -191,7 +197,8 @@ class FirecRESTAuthenticator(GenericOAuthenticator):
         return True
 
 
-def _proxy_hosts(app: Any) -> list[str]:
+def _hub_hosts(app: Any) -> list[str]:
+    """The hosts of the Hub, its proxy and the proxy's API: jobs' servers are elsewhere (S8)."""
     urls = (app.bind_url, app.hub_bind_url, getattr(app.proxy, "api_url", ""))
     return [host for host in (urlsplit(url).hostname for url in urls if url) if host]
 

@@ -31,10 +31,12 @@ from .errors import (
     Forbidden,
     NotFound,
     SubmissionRejected,
+    Unauthorized,
     Unreachable,
     Unwell,
 )
 from .models import TEXT_LIMIT, Job, Secret
+from .tokens import ServiceAccount
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -267,6 +269,25 @@ class FirecREST:
             ) from None
 
 
+async def as_service(account: ServiceAccount, call: Callable[[Secret], Awaitable[T]]) -> T:
+    """Run ``call`` with the service account's token; once more when the API refuses the token.
+
+    What the API holds against the account no user can mend: it becomes Unwell.
+    """
+    try:
+        return await call(await account.get())
+    except Unauthorized:
+        account.forget()
+    try:
+        return await call(await account.get())
+    except Unauthorized as error:
+        raise Unwell(
+            "The cluster's API does not accept the Hub's own account. Please tell the "
+            "administrators.",
+            detail=f"the service account is refused: {error.detail}",
+        ) from None
+
+
 _AWAY = "The cluster's API (FirecREST) cannot be reached right now. Please try again in a moment."
 _UNREADABLE = "FirecREST gave an answer that cannot be understood. Please try again."
 
@@ -293,7 +314,7 @@ def _answered(what: str, response: httpx.Response | None, write: bool) -> FirecR
     if status < 300:
         return BadAnswer(_UNREADABLE, detail=detail, ambiguous=write)
     if status == 401:
-        return Forbidden(
+        return Unauthorized(
             "The cluster's API does not accept your login. Log out and in again; if that does not "
             "help, ask the centre's support whether your account may use FirecREST.",
             detail=f"{detail} ({_reason_401(message)})",

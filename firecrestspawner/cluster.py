@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from . import address
-from .client import FirecREST, JobRequest, System
+from .client import FirecREST, JobRequest, System, as_service
 from .errors import AddressRefused, Error, FirecRESTError, OptionsError
 from .models import Secret
 from .monitor import JobMonitor, Watch
-from .tokens import ServiceAccount
+from .tokens import ServiceAccount, at_shutdown
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -78,6 +78,10 @@ class Cluster:
         self._nodes = _Cached(self._fetch_nodes)
         self._submitting: dict[str, asyncio.Lock] = {}
 
+    def check(self) -> None:
+        """Raise ConfigurationError unless there is a service account to look with."""
+        self._account.check()
+
     async def system(self) -> System:
         """The system's own description. Raises OptionsError when the API has no such system."""
         found = (await self._systems.get()).get(self.name)
@@ -88,7 +92,7 @@ class Cluster:
         return found
 
     async def _fetch_nodes(self) -> dict[str, tuple[str, ...]]:
-        return await self.firecrest.nodes(await self._account.get(), self.name)
+        return await as_service(self._account, lambda token: self.firecrest.nodes(token, self.name))
 
     async def submit(self, token: Secret, user: str, request: JobRequest, ended: set[str]) -> str:
         """Submit once with the user's token, and return the job's id (R3).
@@ -169,9 +173,9 @@ class NodesUnknown(Error):
 class Clusters:
     """The Hub's one set of clusters, with what they share."""
 
-    def __init__(self, account: ServiceAccount, proxy_hosts: Sequence[str] = ()) -> None:
+    def __init__(self, account: ServiceAccount, own: frozenset[address.IPAddress]) -> None:
         self.account = account
-        self._own = own_addresses(proxy_hosts)
+        self._own = own
         self._apis: dict[str, tuple[FirecREST, _Cached[dict[str, System]]]] = {}
         self._clusters: dict[tuple[str, str], Cluster] = {}
         self._loops: set[asyncio.Task[None]] = set()
@@ -186,7 +190,7 @@ class Clusters:
             self._clusters[key] = Cluster(monitor, systems, self._own)
             self._loops.add(asyncio.ensure_future(monitor.run()))
             if self._keeper is None:
-                self._keeper = asyncio.ensure_future(self._keep())
+                self._keeper = at_shutdown(self.aclose)
         return self._clusters[key]
 
     def _api(self, url: str) -> tuple[FirecREST, _Cached[dict[str, System]]]:
@@ -194,17 +198,10 @@ class Clusters:
             firecrest = FirecREST(url)
 
             async def fetch() -> dict[str, System]:
-                return await firecrest.systems(await self.account.get())
+                return await as_service(self.account, firecrest.systems)
 
             self._apis[url] = (firecrest, _Cached(fetch))
         return self._apis[url]
-
-    async def _keep(self) -> None:
-        # The Hub has no shut-down hook for plugins, but it cancels every task: that is the sign.
-        try:
-            await asyncio.Event().wait()
-        finally:
-            await self.aclose()
 
     async def aclose(self) -> None:
         """End the monitors' loops and close the connections."""
@@ -229,7 +226,7 @@ async def resolve(name: str) -> list[str]:
 
 
 def own_addresses(hosts: Sequence[str] = ()) -> frozenset[address.IPAddress]:
-    """The addresses of this host's interfaces and of ``hosts``; read once, at start-up."""
+    """The addresses of this host's interfaces and of ``hosts``. Blocks: for start-up only."""
     texts = set(_interface_addresses())
     for host in (socket.gethostname(), *hosts):
         try:

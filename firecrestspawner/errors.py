@@ -14,7 +14,8 @@ Every error the project raises on purpose hangs from one tree::
         ├── Unreachable         503    no usable answer: refused, reset, timed out
         ├── Unwell              503    5xx, 424, 429: try later
         ├── BadAnswer           502    200 with something else than the API's JSON
-        ├── Forbidden           403    401 or 403 for this token
+        ├── Unauthorized        403    401: the API does not accept this token
+        ├── Forbidden           403    403: not allowed to do this
         ├── NotFound            404    unknown system, job or path
         ├── BadRequest          400    400, 413 and their like
         └── SubmissionRejected  400    the scheduler's own refusal, in its own words
@@ -136,8 +137,15 @@ class BadAnswer(FirecRESTError):
     reason = "firecrest-bad-answer"
 
 
+class Unauthorized(FirecRESTError):
+    """FirecREST does not accept the token (its 401)."""
+
+    status = 403
+    reason = "firecrest-unauthorized"
+
+
 class Forbidden(FirecRESTError):
-    """FirecREST does not accept the token (401) or denies the operation (403)."""
+    """FirecREST denies the operation (its 403)."""
 
     status = 403
     reason = "firecrest-forbidden"

@@ -14,17 +14,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
 
-from .client import FirecREST
-from .errors import Error, FirecRESTError, Forbidden, NotFound
-from .models import Job, JobState, Secret
+from .client import FirecREST, as_service
+from .errors import Error, FirecRESTError, NotFound
+from .models import Job, JobState
 from .tokens import ServiceAccount
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 #: An sshd with its default MaxSessions serves about five queries per account at a time.
 SESSIONS = 4
@@ -159,10 +157,11 @@ class JobMonitor:
     async def tick(self) -> None:
         """One look: the list, then by id what it makes worth asking."""
         try:
-            jobs = await self._as_service(
+            jobs = await as_service(
+                self.account,
                 lambda token: self.firecrest.jobs(
                     token, self.system, name=self.name, all_users=True
-                )
+                ),
             )
         except FirecRESTError as error:
             log.warning("The list of jobs on %s: %s; asking by id", self.system, error.detail)
@@ -208,8 +207,8 @@ class JobMonitor:
         watch.asked_at = self.clock()
         try:
             async with self._sessions:
-                job = await self._as_service(
-                    lambda token: self.firecrest.job(token, self.system, watch.job_id)
+                job = await as_service(
+                    self.account, lambda token: self.firecrest.job(token, self.system, watch.job_id)
                 )
         except NotFound:
             self._not_found(watch)
@@ -249,13 +248,3 @@ class JobMonitor:
         ):
             watch.absent = True
             watch.changed.set()
-
-    async def _as_service(self, call: Callable[[Secret], Awaitable[T]]) -> T:
-        """Run a call with the service account's token; once more when the token is refused."""
-        try:
-            return await call(await self.account.get())
-        except Forbidden as error:
-            if error.status != 403 or "HTTP 401" not in error.detail:
-                raise
-            self.account.forget()
-            return await call(await self.account.get())

@@ -25,14 +25,18 @@ _FEATURES = r"[A-Za-z0-9][A-Za-z0-9_|&.*-]{0,63}"
 class Field:
     """One thing a user may choose.
 
-    ``api`` names the field of FirecREST's job description that carries it, where there is one:
-    only these reach a system that ignores directives.
+    ``hint`` is what the form says below the field, beside the ``example``; ``unset`` is what an
+    empty field means where the site has set nothing. ``api`` names the field of FirecREST's job
+    description that carries it, where there is one: only these reach a system that ignores
+    directives.
     """
 
     name: str
     label: str
     pattern: str
     example: str
+    hint: str
+    unset: str = "the system's default"
     number: bool = False
     api: str = ""
 
@@ -45,7 +49,8 @@ class Field:
         value = value.strip()
         if not re.fullmatch(self.pattern, value, re.ASCII):
             raise OptionsError(
-                f"Option {self.name!r} is not of the form it has to have, such as {self.example!r}."
+                f"{self.label}: {_shown(value)} cannot be used; write it like {self.example!r} "
+                f"(option {self.name!r})."
             )
         return value
 
@@ -53,16 +58,23 @@ class Field:
 FIELDS = {
     field.name: field
     for field in (
-        Field("partition", "Partition", rf"{_WORD}(,{_WORD}){{0,7}}", "normal", api="partition"),
-        Field("account", "Account", _WORD, "proj1", api="account"),
-        Field("reservation", "Reservation", _WORD, "course", api="reservation"),
-        Field("runtime", "Run time", r"(\d{1,3}-)?\d{1,3}(:\d{1,2}){0,2}", "04:00:00"),
-        Field("nodes", "Nodes", r"[1-9]\d{0,3}", "1", number=True),
-        Field("cpus", "CPUs per task", r"[1-9]\d{0,4}", "4", number=True),
-        Field("gpus", "GPUs", r"([A-Za-z][A-Za-z0-9_.-]{0,31}:)?\d{1,3}", "1", number=True),
-        Field("memory", "Memory", r"[1-9]\d{0,6}[KMGT]?", "16G"),
-        Field("qos", "QoS", _WORD, "interactive"),
-        Field("constraint", "Constraint", _FEATURES, "gpu", api="constraints"),
+        Field("partition", "Partition", rf"{_WORD}(,{_WORD}){{0,7}}", "normal",
+              "The queue to wait in.", api="partition"),
+        Field("account", "Account", _WORD, "proj1",
+              "The project that is charged.", "your default account", api="account"),
+        Field("reservation", "Reservation", _WORD, "course",
+              "If you were given one, as for a course.", "none", api="reservation"),
+        Field("runtime", "Run time", r"(\d{1,3}-)?\d{1,3}(:\d{1,2}){0,2}", "04:00:00",
+              "Hours:minutes:seconds; then the server is ended."),
+        Field("nodes", "Nodes", r"[1-9]\d{0,3}", "1", "How many.", "1", number=True),
+        Field("cpus", "CPUs per task", r"[1-9]\d{0,4}", "4", "How many.", number=True),
+        Field("gpus", "GPUs", r"([A-Za-z][A-Za-z0-9_.-]{0,31}:)?\d{1,3}", "1",
+              "How many, or type:number.", "none", number=True),
+        Field("memory", "Memory", r"[1-9]\d{0,6}[KMGT]?", "16G",
+              "On each node, with a unit: K, M, G or T."),
+        Field("qos", "QoS", _WORD, "interactive", "Quality of service.", "your default"),
+        Field("constraint", "Constraint", _FEATURES, "gpu",
+              "Features that the nodes must have.", "none", api="constraints"),
     )
 }  # fmt: skip
 

@@ -59,10 +59,9 @@ class FirecRESTSpawner(SpawnerConfig, Spawner):
     def _cluster(self, system: str) -> Cluster:
         settings = self.user.settings
         if "firecrest_clusters" not in settings:
-            account = ServiceAccount(config=self.config)
-            account.check()
-            proxy = settings.get("firecrest_proxy_hosts", ())
-            settings["firecrest_clusters"] = Clusters(account, proxy)
+            settings["firecrest_clusters"] = Clusters(
+                ServiceAccount(config=self.config), settings["firecrest_own_addresses"]
+            )
         return settings["firecrest_clusters"].get(
             self.firecrest_url,
             system,
@@ -182,8 +181,10 @@ class FirecRESTSpawner(SpawnerConfig, Spawner):
         if not hasattr(self.authenticator, "token_store"):
             raise submission.misconfigured("set c.JupyterHub.authenticator_class = 'firecrest'")
         tokens = await self.authenticator.token_store.get(self.user)
+        cluster = self._cluster(system)
+        cluster.check()
         user = await submission.cluster_user(self, self.authenticator.provider, tokens.access_token)
-        described = await self._cluster(system).system()
+        described = await cluster.system()
         defaults = submission.requests(self)
         options.refuse_ignored({**defaults, **chosen}, described)
         spawn = Spawn(

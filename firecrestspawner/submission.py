@@ -6,6 +6,7 @@ Whatever is wrong with the configuration is said here, before anything is submit
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -130,11 +131,11 @@ async def cluster_user(config: SpawnerConfig, provider: Provider, token: Secret)
     Raises ConfigurationError when the token does not say, and what Provider.claims raises.
     """
     user = (await provider.claims(token)).get(config.username_claim)
-    if isinstance(user, str) and user:
+    if isinstance(user, str) and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}", user, re.ASCII):
         return user
     raise ConfigurationError(
         "Your login does not say which cluster user you are. Please tell the administrators.",
-        detail=f"the access token has no claim {config.username_claim!r}: set "
+        detail=f"the access token has no user name in its claim {config.username_claim!r}: set "
         "c.FirecRESTSpawner.username_claim to the claim FirecREST uses",
     )
 

@@ -51,6 +51,21 @@ async def _bounded(awaitable: Awaitable[T], seconds: float) -> T:
     return await asyncio.wait_for(awaitable, seconds)
 
 
+def at_shutdown(close: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+    """Have ``close`` awaited when the Hub shuts down; the caller keeps the task.
+
+    The Hub has no hook for plugins, but it cancels every task, and that is the sign.
+    """
+
+    async def keep() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await close()
+
+    return asyncio.ensure_future(keep())
+
+
 class TokenClient:
     """One client's conversation with one token endpoint, over a shared connection pool.
 

@@ -139,7 +139,12 @@ class Demo:
 
     def wait_ready(self, timeout: float = READY_TIMEOUT) -> None:
         """Wait until the Hub answers through the proxy; :class:`DemoError` after ``timeout``."""
-        self.hub.wait_until(lambda: _answers(f"{self.url}/hub/health"), timeout)
+
+        def ready() -> bool:
+            # The Hub itself first: the proxy would log each look that it cannot pass on.
+            return _answers(f"{self.hub_url}/hub/health") and _answers(f"{self.url}/hub/health")
+
+        self.hub.wait_until(ready, timeout)
 
     def stop_hub(self, with_signal: int = signal.SIGTERM) -> int:
         """Stop the Hub, killing it if it will not; its exit code (negative: the signal)."""

@@ -34,11 +34,14 @@ _PAGE = """<!doctype html>
   table { border-collapse: collapse; width: 100%; }
   caption { text-align: left; font-weight: 600; }
   th, td { text-align: left; padding: .25rem .5rem .25rem 0; border-bottom: 1px solid; }
+  h1 { margin-top: 0; }
+  .realm { margin: 0; opacity: .8; }
   [role=alert] { border-left: .3rem solid #c00; padding: .5rem 1rem; margin: 1rem 0; }
 </style>
 </head>
 <body>
 <main>
+<p class="realm">Demo identity provider</p>
 <h1>{{ title }}</h1>
 {% if problem %}<p role="alert">{{ problem }}</p>{% endif %}
 BODY
@@ -51,12 +54,13 @@ _LOGIN = """
 <form method="post" action="{{ action }}">
   <label for="username">Username</label>
   <input id="username" name="username" value="{{ username }}" autocomplete="username"
-         autocapitalize="none" spellcheck="false" required autofocus>
+         autocapitalize="none" spellcheck="false" required{{ "" if username else " autofocus" }}>
   <label for="password">Password</label>
-  <input id="password" name="password" type="password" autocomplete="current-password" required>
+  <input id="password" name="password" type="password" autocomplete="current-password"
+         required{{ " autofocus" if username }}>
   <button type="submit" name="login">Log in</button>
 </form>
-<p>This provider is part of a demo. Its users are made up:</p>
+<p>Nobody real logs in here. These users are made up:</p>
 <table>
   <caption>Demo logins</caption>
   <thead><tr><th scope="col">Username</th><th scope="col">Password</th></tr></thead>

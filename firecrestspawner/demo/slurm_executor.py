@@ -186,9 +186,10 @@ class SlurmExecutor:
         return job_id
 
     def jobs(self, viewer: str, job_id: str | None = None) -> list[Job]:
-        """sacct's rows; squeue's win where they say PENDING, as in FirecREST.
+        """sacct's rows and squeue's; of two, squeue's wins if it says PENDING, as in FirecREST.
 
-        Without slurmdbd squeue's have to do. A list looks back seven days.
+        A job that ended before sacct has heard of it is in neither for a moment. Without slurmdbd
+        squeue's have to do. A list looks back seven days.
         """
         queued = {row["JobID"]: queue_job(row) for row in self._squeue(viewer, job_id)}
         try:
@@ -198,7 +199,7 @@ class SlurmExecutor:
                 raise
             recorded = {}
         found = recorded | {
-            key: job for key, job in queued.items() if job.state == "PENDING" or not recorded
+            key: job for key, job in queued.items() if job.state == "PENDING" or key not in recorded
         }
         return [replace(job, user=self._token_user(job)) for job in found.values()]
 

@@ -72,15 +72,12 @@ def start(visitor: Visitor, user: str) -> None:
         page = visitor.submit(forms[0])
     if "/spawn-pending/" not in page.address and f"/user/{user}/" not in page.address:
         raise VisitError(f"starting a server led to {page.address}")
-    deadline = time.monotonic() + START_TIMEOUT
-    for event in visitor.events(f"/hub/api/users/{user}/server/progress"):
+    for event in visitor.events(f"/hub/api/users/{user}/server/progress", START_TIMEOUT):
         if event.get("failed"):
             raise VisitError(f"the server did not start: {event.get('message')}")
         if event.get("ready"):
             return
         _tell(f"{event.get('progress', 0):3} %  {event.get('message')}")
-        if time.monotonic() > deadline:
-            break
     raise VisitError(f"the server was not ready after {START_TIMEOUT:.0f} s")
 
 

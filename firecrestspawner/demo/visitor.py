@@ -4,6 +4,7 @@ Cookies, redirects, forms with their hidden fields, and JupyterHub's XSRF tokens
 """
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -133,13 +134,18 @@ class Visitor:
             raise VisitError(f"{method} {path}: {answer.status_code} {answer.text[:300]}")
         return answer
 
-    def events(self, path: str) -> Iterator[dict[str, Any]]:
-        """The JSON events of an event stream, as they come."""
+    def events(self, path: str, timeout: float) -> Iterator[dict[str, Any]]:
+        """The JSON events of an event stream, as they come, for about ``timeout`` seconds."""
+        deadline = time.monotonic() + timeout
         headers = {"Accept": "text/event-stream", **self._xsrf_header(path)}
         with self._http.stream("GET", urljoin(self.url, path), headers=headers) as answer:
             if answer.status_code != 200:
                 raise VisitError(f"{path}: {answer.status_code}")
+            # The stream stays alive by empty lines, one every eight seconds (JupyterHub,
+            # SpawnProgressAPIHandler.keepalive_interval).
             for line in answer.iter_lines():
+                if time.monotonic() > deadline:
+                    return
                 if line.startswith("data:"):
                     yield json.loads(line.removeprefix("data:"))
 

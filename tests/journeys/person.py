@@ -56,20 +56,18 @@ class Person(Visitor):
             self.submit(forms[0], **options)
 
     def progress(self, server: str = "") -> Iterator[dict[str, Any]]:
-        """The pending page's events, as they come."""
-        return self.events(self._api(f"{self._server(server)}/progress"))
+        """The pending page's events, as they come, for START_TIMEOUT seconds."""
+        return self.events(self._api(f"{self._server(server)}/progress"), START_TIMEOUT)
 
     def wait_until_ready(self, server: str = "") -> list[dict[str, Any]]:
         """Follow the progress to its end; all its events, of which the last says *ready*."""
         events = []
-        deadline = time.monotonic() + START_TIMEOUT
         for event in self.progress(server):
             events.append(event)
             assert not event.get("failed"), event
             if event.get("ready"):
                 return events
-            assert time.monotonic() < deadline, f"not ready, after {events}"
-        raise AssertionError(f"the events ended with {events[-1:]}")
+        raise AssertionError(f"not ready after {START_TIMEOUT:.0f} s: {events}")
 
     def start(self, server: str = "") -> list[dict[str, Any]]:
         """Ask for a server, and wait until it is ready; the events."""

@@ -94,7 +94,7 @@ class Site(Demo):
     def state(self, user: str, server: str = "") -> dict[str, Any]:
         """The stored state of a user's server; empty when there is none."""
         rows = self.query(
-            "SELECT state FROM spawners JOIN users ON users.id = spawners.user_id"
+            "SELECT spawners.state FROM spawners JOIN users ON users.id = spawners.user_id"
             " WHERE users.name = ? AND spawners.name = ?",
             user,
             server,
