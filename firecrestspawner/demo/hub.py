@@ -15,9 +15,11 @@ Everything listens on loopback addresses only.
 
 import contextlib
 import os
+import pwd
 import secrets
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -32,10 +34,11 @@ import psutil
 
 from firecrestspawner.demo import children, proxy
 from firecrestspawner.demo.children import LOOPBACK, Child, DemoError
-from firecrestspawner.demo.cluster import Executor
+from firecrestspawner.demo.cluster import Executor, SchedulerError
 from firecrestspawner.demo.executors import LocalExecutor
 from firecrestspawner.demo.firecrest import FirecREST, System
 from firecrestspawner.demo.issuer import DEFAULT_CLIENTS, DEFAULT_USERS, Issuer
+from firecrestspawner.demo.slurm_executor import SlurmExecutor
 
 SYSTEM = "demo"
 # Ports that single-user servers may use: many more than the local cluster has slots.
@@ -204,7 +207,7 @@ class Demo:
         self.issuer.start()
         self._cleanup.callback(self.issuer.stop)
         self.executor = self._executor()
-        self._node_addresses = sorted({node["address"] for node in self.executor.nodes()})
+        self._node_addresses = _node_addresses(self.executor)
         self._job_ports = children.free_port_range(JOB_PORTS, self._node_addresses)
         self.firecrest = FirecREST(
             f"{self._openid_connect}/certs",
@@ -217,16 +220,31 @@ class Demo:
         self._cleanup.callback(self.executor.stop)
 
     def _executor(self) -> Executor:
+        self._workdir = "/home/{username}"
         if self._given_executor == "local":
             # One node, so that the Hub can tell servers the one address to listen on.
             return LocalExecutor(self.directory / "cluster", nodes=[("nid001", "127.0.0.2")])
         if self._given_executor == "slurm":
-            from firecrestspawner.demo.slurm_executor import SlurmExecutor
-
-            return SlurmExecutor()
+            return self._slurm()
         if isinstance(self._given_executor, str):
             raise DemoError(f"There is no executor {self._given_executor!r}: local or slurm.")
         return self._given_executor
+
+    def _slurm(self) -> Executor:
+        if shutil.which("sbatch") is None:
+            raise DemoError("There is no Slurm here: no sbatch on PATH.")
+        if os.geteuid() != 0:
+            # Everybody's jobs run as this user.
+            self._workdir = pwd.getpwuid(os.geteuid()).pw_dir
+            return SlurmExecutor()
+        known = {entry.pw_name for entry in pwd.getpwall()}
+        unknown = [user.name for user in DEFAULT_USERS if user.name not in known]
+        if unknown:
+            raise DemoError(
+                "Started by root, the demo runs jobs as Unix users of the logins' names. This "
+                f"machine has no {', '.join(unknown)}: create them, or start it as yourself."
+            )
+        return SlurmExecutor()
 
     def _start_proxy(self) -> None:
         port, api = self.url.rpartition(":")[2], self._proxy_api.rpartition(":")[2]
@@ -274,7 +292,7 @@ class Demo:
             "DEMO_SYSTEM": SYSTEM,
             "DEMO_NODES": " ".join(self._node_addresses),
             "DEMO_PORT_RANGE": "{}-{}".format(*self._job_ports),
-            "DEMO_PATH": str(Path(sys.executable).parent),
+            "DEMO_WORKDIR": self._workdir,
             **self.environ,
         }
 
@@ -284,6 +302,15 @@ class Demo:
             names = ", ".join(f"{stray.pid}" for stray in strays)
             children.end(strays)
             raise DemoError(f"These processes outlived the demo and were ended: {names}")
+
+
+def _node_addresses(executor: Executor) -> list[str]:
+    """The nodes' addresses as numbers: a scheduler may list names. They are this machine's."""
+    try:
+        names = {node["address"] for node in executor.nodes()}
+        return sorted({socket.gethostbyname(name) for name in names})
+    except (SchedulerError, OSError) as error:
+        raise DemoError(f"The cluster's nodes cannot be listed: {error}") from error
 
 
 def _answers(url: str, status: int = 200) -> bool:

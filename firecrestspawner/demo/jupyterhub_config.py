@@ -7,7 +7,6 @@ JUPYTERHUB_CRYPT_KEY and CONFIGPROXY_AUTH_TOKEN are read by the classes they bel
 """
 
 import os
-import shlex
 
 from firecrestspawner import configure
 
@@ -24,13 +23,11 @@ c.Authenticator.admin_users = {"admin"}
 
 # Where they start.
 c.FirecRESTSpawner.system = os.environ["DEMO_SYSTEM"]
+c.FirecRESTSpawner.workdir = os.environ["DEMO_WORKDIR"]
 low, high = os.environ["DEMO_PORT_RANGE"].split("-")
 c.FirecRESTSpawner.port_range = (int(low), int(high))
 # Where jobs find the Hub.
 c.FirecRESTSpawner.hub_connect_url = os.environ["DEMO_HUB_URL"]
-
-# How Jupyter is found there: a real site says `module load jupyter`, or the like.
-c.FirecRESTSpawner.req_prologue = f"export PATH={shlex.quote(os.environ['DEMO_PATH'])}:$PATH"
 
 # The demo's own: its compute nodes are loopback addresses of this machine, which are refused
 # unless a site lists them.

@@ -106,7 +106,7 @@ class Guardian:
 
     def __init__(self, marker: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-I", __file__, marker],
+            [sys.executable, __file__, marker],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             start_new_session=True,

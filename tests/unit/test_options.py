@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -76,7 +78,7 @@ def test_no_accepted_text_holds_anything_a_shell_or_scheduler_would_act_on(
 
 
 def test_a_posted_form_becomes_options() -> None:
-    form = {"partition": [" debug "], "account": [""], "file": [b"x"]}
+    form: dict[str, Any] = {"partition": [" debug "], "account": [""], "file": [b"x"]}
     assert options.from_form(form) == {"partition": "debug"}
 
 

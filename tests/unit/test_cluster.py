@@ -1,0 +1,223 @@
+"""Is a job submitted once, found again, and connected to only after the checks?"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from firecrestspawner import address
+from firecrestspawner.client import JobRequest, System
+from firecrestspawner.cluster import Cluster, NodesUnknown, _Cached, own_addresses, resolve
+from firecrestspawner.errors import (
+    AddressRefused,
+    FirecRESTError,
+    OptionsError,
+    Unreachable,
+    Unwell,
+)
+from firecrestspawner.models import Job, JobState, Secret
+from firecrestspawner.monitor import JobMonitor
+
+TOKEN = Secret("token")
+REQUEST = JobRequest("/home/alice", Secret("#!/bin/sh\n"))
+PORTS = (20000, 20999)
+
+
+def job(job_id: str, **fields: Any) -> Job:
+    values: dict[str, Any] = {"name": "hub", "user": "alice", "state": JobState.RUNNING}
+    return Job(id=job_id, **{**values, "nodes": "nid001", **fields})
+
+
+class Account:
+    """A service account that always has a token."""
+
+    async def get(self, min_validity: float = 0) -> Secret:
+        return TOKEN
+
+
+class Api:
+    """FirecREST with scripted answers; an exception among them is raised."""
+
+    def __init__(self) -> None:
+        self.submit_answer: str | Exception = "7"
+        self.list_answer: list[Job] | Exception = []
+        self.jobs_by_id: dict[str, Job] = {}
+        self.node_list = {"nid001": ("10.1.0.1",)}
+        self.calls: list[str] = []
+        self.under_way: list[str | None] = []
+        self.gate: asyncio.Event | None = None
+
+    async def submit(self, token: Secret, system: str, request: JobRequest) -> str:
+        self.calls.append("submit")
+        self.under_way.append(request.name)
+        if self.gate:
+            await self.gate.wait()
+        self.under_way.remove(request.name)
+        return _give(self.submit_answer)
+
+    async def jobs(self, token: Secret, system: str, **kwargs: Any) -> list[Job]:
+        self.calls.append("list")
+        return _give(self.list_answer)
+
+    async def job(self, token: Secret, system: str, job_id: str) -> Job:
+        self.calls.append("job")
+        return self.jobs_by_id[job_id]
+
+    async def nodes(self, token: Secret, system: str) -> dict[str, tuple[str, ...]]:
+        self.calls.append("nodes")
+        return dict(self.node_list)
+
+
+def _give(answer: Any) -> Any:
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+@pytest.fixture
+def api() -> Api:
+    return Api()
+
+
+@pytest.fixture
+def cluster(api: Api) -> Cluster:
+    async def systems() -> dict[str, System]:
+        return {"daint": System("daint")}
+
+    fake: Any = api
+    account: Any = Account()
+    monitor = JobMonitor(fake, "daint", account, "hub")
+    return Cluster(monitor, _Cached(systems), frozenset())
+
+
+LOST: Callable[[], FirecRESTError] = lambda: Unwell("later", ambiguous=True)  # noqa: E731
+
+
+async def test_a_submit_returns_the_jobs_id(cluster: Cluster, api: Api) -> None:
+    assert await cluster.submit(TOKEN, "alice", REQUEST, set()) == "7"
+    assert api.calls == ["submit"]
+
+
+async def test_a_lost_answer_leads_to_a_look_and_never_to_a_second_submit(
+    cluster: Cluster, api: Api
+) -> None:
+    """R3."""
+    api.submit_answer, api.list_answer = LOST(), [job("8", state=JobState.PENDING)]
+    assert await cluster.submit(TOKEN, "alice", REQUEST, set()) == "8"
+    assert api.calls == ["submit", "list"]
+
+
+async def test_only_a_job_not_known_before_can_be_the_lost_one(cluster: Cluster, api: Api) -> None:
+    """R3: neither a running server's, nor an ended spawn's, nor a finished one."""
+    cluster.monitor.watch("5", "alice")
+    cluster.monitor.snapshot = {"6": job("6")}
+    api.submit_answer = LOST()
+    api.list_answer = [job("4"), job("5"), job("6"), job("9", state=JobState.CANCELLED)]
+    with pytest.raises(Unwell) as caught:
+        await cluster.submit(TOKEN, "alice", REQUEST, {"4"})
+    assert caught.value.ambiguous
+    assert api.calls == ["submit", "list"]
+
+
+async def test_when_the_look_fails_too_the_first_error_is_the_one_told(
+    cluster: Cluster, api: Api
+) -> None:
+    api.submit_answer, api.list_answer = LOST(), Unreachable("away")
+    with pytest.raises(Unwell):
+        await cluster.submit(TOKEN, "alice", REQUEST, set())
+
+
+async def test_a_clear_refusal_needs_no_look(cluster: Cluster, api: Api) -> None:
+    api.submit_answer = Unreachable("away")
+    with pytest.raises(Unreachable):
+        await cluster.submit(TOKEN, "alice", REQUEST, set())
+    assert api.calls == ["submit"]
+
+
+async def test_the_submits_of_one_user_are_kept_apart_and_anothers_do_not_wait(
+    cluster: Cluster, api: Api
+) -> None:
+    """R3, R9."""
+    api.gate = asyncio.Event()
+    starts = [
+        asyncio.ensure_future(
+            cluster.submit(TOKEN, user, replace(REQUEST, name=f"{user}'s {number}"), set())
+        )
+        for user, number in (("alice", 1), ("alice", 2), ("bob", 1))
+    ]
+    await asyncio.wait(starts, timeout=0.05)
+    assert api.under_way == ["alice's 1", "bob's 1"]
+    api.gate.set()
+    assert await asyncio.gather(*starts) == ["7"] * 3
+
+
+async def locate(cluster: Cluster, *addresses: str, **fields: Any) -> tuple[str, int]:
+    watch = cluster.monitor.watch("7", "alice")
+    watch.confirmed = fields.pop("confirmed", None)
+    return await cluster.locate(watch, addresses, 20005, networks=(), ports=PORTS)
+
+
+async def test_a_confirmed_job_costs_no_further_query(cluster: Cluster, api: Api) -> None:
+    """C2: its nodes are known; the node list is the system's, not the spawn's."""
+    assert await locate(cluster, "nid001", confirmed=job("7")) == ("10.1.0.1", 20005)
+    assert await locate(cluster, "nid001", confirmed=job("7")) == ("10.1.0.1", 20005)
+    assert api.calls == ["nodes"]
+
+
+async def test_an_unconfirmed_job_is_asked_for_by_id_first(cluster: Cluster, api: Api) -> None:
+    """S8, R10."""
+    api.jobs_by_id["7"] = job("7")
+    assert await locate(cluster, "nid001") == ("10.1.0.1", 20005)
+    assert api.calls == ["job", "nodes"]
+
+
+async def test_a_strangers_job_is_not_connected_to(cluster: Cluster, api: Api) -> None:
+    """R10."""
+    api.jobs_by_id["7"] = job("7", user="bob")
+    with pytest.raises(AddressRefused):
+        await locate(cluster, "nid001")
+
+
+async def test_a_job_without_nodes_has_to_wait(cluster: Cluster, api: Api) -> None:
+    api.jobs_by_id["7"] = job("7", nodes="")
+    with pytest.raises(NodesUnknown):
+        await locate(cluster, "nid001")
+
+
+async def test_an_unknown_system_is_the_users_mistake(cluster: Cluster) -> None:
+    cluster.name = "nowhere"
+    with pytest.raises(OptionsError, match="nowhere"):
+        await cluster.system()
+
+
+async def test_a_list_is_fetched_once_for_all_who_ask_and_kept_while_its_source_is_away() -> None:
+    """C3."""
+    answers: list[Any] = [1, Unreachable("away")]
+    asked = 0
+
+    async def fetch() -> int:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(0)
+        return _give(answers.pop(0))
+
+    cached = _Cached(fetch)
+    assert await asyncio.gather(*(cached.get() for _ in range(5))) == [1] * 5
+    assert asked == 1
+    assert await cached.get(max_age=-1) == 1
+    assert asked == 2
+
+
+def test_the_hubs_own_addresses_hold_this_hosts_loopback() -> None:
+    """S8."""
+    own = own_addresses(["127.0.0.9", "no.such.host.invalid"])
+    assert {address.numeric("127.0.0.1"), address.numeric("127.0.0.9")} <= own
+
+
+async def test_a_name_that_does_not_resolve_has_no_addresses() -> None:
+    assert await resolve("no.such.host.invalid") == []
+    assert "127.0.0.1" in await resolve("localhost")

@@ -1,0 +1,140 @@
+"""Is what gets submitted right, and what cannot work refused by the name of its setting?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from firecrestspawner import channel, submission
+from firecrestspawner.client import System
+from firecrestspawner.config import SpawnerConfig
+from firecrestspawner.errors import ConfigurationError, OptionsError
+from firecrestspawner.models import Secret
+from firecrestspawner.spawn import Spawn
+
+ENVIRONMENT = {"JUPYTERHUB_API_URL": "http://10.0.0.1:8081/prefix/hub/api"}
+
+
+def config(**settings: Any) -> SpawnerConfig:
+    return SpawnerConfig(firecrest_url="http://api", system="daint", **settings)
+
+
+def spawn() -> Spawn:
+    return Spawn(
+        line=channel.Line.new(),
+        system="daint",
+        user="alice",
+        api_token=Secret("hub-token"),
+        environment={**ENVIRONMENT, "JUPYTERHUB_API_TOKEN": "hub-token"},
+        command=["jupyterhub-singleuser"],
+    )
+
+
+def request(system: System, values: dict[str, Any], **settings: Any) -> Any:
+    return submission.job_request(config(**settings), spawn(), system, values, "hub-1")
+
+
+def test_a_script_carries_the_ticket_and_no_other_secret() -> None:
+    """S1."""
+    one = spawn()
+    made = submission.job_request(config(), one, System("daint"), {}, "hub-1")
+    text = made.script.reveal()
+    assert "hub-token" not in text
+    assert one.line.secret.reveal() not in text
+    assert "#SBATCH --job-name=hub-1" in text
+    assert "#SBATCH --no-requeue" in text
+    assert made.body() == {"working_directory": "/home/alice", "script": text}
+    assert "#!/bin" not in repr(made)
+
+
+def test_what_a_user_chose_stands_in_the_directives() -> None:
+    text = request(System("daint"), {"partition": "debug", "runtime": "01:00:00"}).script.reveal()
+    assert "#SBATCH --partition=debug\n" in text
+    assert "#SBATCH --time=01:00:00\n" in text
+
+
+def test_in_rest_mode_the_apis_own_fields_carry_what_they_can() -> None:
+    made = request(System("daint", connection_mode="rest"), {"partition": "p", "account": "a"})
+    body = made.body()
+    assert (body["name"], body["partition"], body["account"]) == ("hub-1", "p", "a")
+    assert body["env"] == {"HOME": "/home/alice", "USER": "alice"}
+
+
+def test_a_value_that_no_directive_can_carry_is_refused() -> None:
+    """S2."""
+    with pytest.raises(OptionsError, match="partition"):
+        request(System("daint"), {"partition": "x\n#SBATCH --uid=0"})
+
+
+@pytest.mark.parametrize("workdir", ["home/{username}", "/home/o'{username}", "/home/\n{username}"])
+def test_a_working_directory_that_is_no_plain_path_is_named(workdir: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        request(System("daint"), {}, workdir=workdir)
+    assert "workdir" in caught.value.detail
+
+
+def test_a_scheduler_without_a_script_needs_one() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        request(System("daint", scheduler="lsf"), {})
+    assert "batch_script" in caught.value.detail
+    text = request(System("daint", scheduler="lsf"), {}, batch_script="#!/bin/sh\n{{cmd}}\n")
+    assert "python3" in text.script.reveal()
+
+
+def test_pbs_has_its_own_script() -> None:
+    text = request(System("daint", scheduler="pbs"), {}).script.reveal()
+    assert "#PBS -N hub-1" in text
+    assert "#SBATCH" not in text
+
+
+@pytest.mark.parametrize(
+    "api",
+    [
+        "http://127.0.0.1:8081/hub/api",
+        "http://localhost/hub/api",
+        "http://[::1]:1/hub/api",
+        "http://0.0.0.0/hub/api",
+    ],
+)
+def test_a_hub_that_jobs_cannot_reach_is_refused_unless_the_cluster_is_here(api: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        submission.check(config(), "daint", {"JUPYTERHUB_API_URL": api})
+    assert "hub_connect_url" in caught.value.detail
+    here = config(connect_networks=["127.0.0.2/32"])
+    submission.check(here, "daint", {"JUPYTERHUB_API_URL": api})
+
+
+@pytest.mark.parametrize(
+    ("missing", "named"), [("firecrest_url", "FIRECREST_URL"), ("system", "system")]
+)
+def test_what_is_not_set_is_named(missing: str, named: str) -> None:
+    settings = {"firecrest_url": "http://api", "system": "daint"} | {missing: ""}
+    with pytest.raises(ConfigurationError) as caught:
+        submission.check(SpawnerConfig(**settings), settings["system"], ENVIRONMENT)
+    assert named in caught.value.detail
+
+
+class Claims:
+    """A provider whose verified claims are given."""
+
+    def __init__(self, **claims: Any) -> None:
+        self._claims = claims
+
+    async def claims(self, token: Secret) -> dict[str, Any]:
+        return self._claims
+
+
+async def test_the_cluster_user_is_the_verified_claim() -> None:
+    """R10."""
+    provider: Any = Claims(preferred_username="alice", name="root")
+    assert await submission.cluster_user(config(), provider, Secret("t")) == "alice"
+
+
+@pytest.mark.parametrize("user", [None, "", 7, ["alice"], "../root", "a b", "a\n", "x" * 80, "-rf"])
+async def test_a_claim_that_is_no_user_name_is_refused(user: Any) -> None:
+    """R10."""
+    provider: Any = Claims(preferred_username=user)
+    with pytest.raises(ConfigurationError) as caught:
+        await submission.cluster_user(config(), provider, Secret("t"))
+    assert "username_claim" in caught.value.detail
