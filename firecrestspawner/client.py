@@ -274,18 +274,25 @@ async def as_service(account: ServiceAccount, call: Callable[[Secret], Awaitable
 
     What the API holds against the account no user can mend: it becomes Unwell.
     """
+    token = await account.get()
     try:
-        return await call(await account.get())
-    except Unauthorized:
-        account.forget()
-    try:
-        return await call(await account.get())
+        return await call(token)
     except Unauthorized as error:
-        raise Unwell(
-            "The cluster's API does not accept the Hub's own account. Please tell the "
-            "administrators.",
-            detail=f"the service account is refused: {error.detail}",
-        ) from None
+        account.forget(token)
+        fresh = await account.get()
+        if fresh == token:
+            raise _account_refused(error) from None
+    try:
+        return await call(fresh)
+    except Unauthorized as error:
+        raise _account_refused(error) from None
+
+
+def _account_refused(error: Unauthorized) -> Unwell:
+    return Unwell(
+        "The cluster's API does not accept the Hub's own account. Please tell the administrators.",
+        detail=f"the service account is refused: {error.detail}",
+    )
 
 
 _AWAY = "The cluster's API (FirecREST) cannot be reached right now. Please try again in a moment."

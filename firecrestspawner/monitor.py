@@ -48,6 +48,7 @@ class Watch:
     hint: Job | None = None
     stranger: bool = False
     absent_since: float | None = None
+    absent_at: float = float("-inf")
     absent_answers: int = 0
     absent: bool = False
     asked_at: float = float("-inf")
@@ -169,11 +170,18 @@ class JobMonitor:
             return
         self.snapshot = {job.id: job for job in jobs}
         self.snapshot_at = self.clock()
+        if any(self._theirs(watch) for watch in self.watches):
+            self._sees_others_at = self.snapshot_at
         due = []
         for watch in list(self.watches):
             if self._hint(watch, self.snapshot.get(watch.job_id)):
                 due.append(watch)
         await self._by_id(due)
+
+    def _theirs(self, watch: Watch) -> bool:
+        # A row can be forged only by a job that the account sees, and so proves that it sees.
+        row = self.snapshot.get(watch.job_id)
+        return row is not None and row.belongs_to(watch.user, self.name)
 
     def _hint(self, watch: Watch, row: Job | None) -> bool:
         """Note a list row; True when the job has to be asked for by id."""
@@ -237,14 +245,15 @@ class JobMonitor:
     def _not_found(self, watch: Watch) -> None:
         """One more "no such job"; alone it proves nothing (FirecREST facts, 1)."""
         now = self.clock()
+        if self._sees_others_at < watch.absent_at:
+            # The account has seen nobody's job since the last such answer: it may have lost its
+            # permission, and that answer is worth nothing.
+            watch.absent_since, watch.absent_answers = None, 0
         if watch.absent_since is None:
             watch.absent_since = now
+        watch.absent_at = now
         watch.absent_answers += 1
-        if (
-            watch.absent_answers >= ABSENT_ANSWERS
-            and now - watch.absent_since >= ABSENT_SECONDS
-            # The account saw some user's job since: it has not merely lost its permission.
-            and self._sees_others_at >= watch.absent_since
-        ):
+        long_enough = now - watch.absent_since >= ABSENT_SECONDS
+        if watch.absent_answers >= ABSENT_ANSWERS and long_enough:
             watch.absent = True
             watch.changed.set()

@@ -59,22 +59,22 @@ FIELDS = {
     field.name: field
     for field in (
         Field("partition", "Partition", rf"{_WORD}(,{_WORD}){{0,7}}", "normal",
-              "The queue to wait in.", api="partition"),
+              "The queue to wait in", api="partition"),
         Field("account", "Account", _WORD, "proj1",
-              "The project that is charged.", "your default account", api="account"),
+              "The project that is charged", "your default account", api="account"),
         Field("reservation", "Reservation", _WORD, "course",
-              "If you were given one, as for a course.", "none", api="reservation"),
+              "Only if you were given one", "none", api="reservation"),
         Field("runtime", "Run time", r"(\d{1,3}-)?\d{1,3}(:\d{1,2}){0,2}", "04:00:00",
-              "Hours:minutes:seconds; then the server is ended."),
-        Field("nodes", "Nodes", r"[1-9]\d{0,3}", "1", "How many.", "1", number=True),
-        Field("cpus", "CPUs per task", r"[1-9]\d{0,4}", "4", "How many.", number=True),
+              "Hours:minutes:seconds after which the server is ended"),
+        Field("nodes", "Nodes", r"[1-9]\d{0,3}", "1", "How many", "1", number=True),
+        Field("cpus", "CPUs per task", r"[1-9]\d{0,4}", "4", "How many", number=True),
         Field("gpus", "GPUs", r"([A-Za-z][A-Za-z0-9_.-]{0,31}:)?\d{1,3}", "1",
-              "How many, or type:number.", "none", number=True),
+              "How many, or type:number", "none", number=True),
         Field("memory", "Memory", r"[1-9]\d{0,6}[KMGT]?", "16G",
-              "On each node, with a unit: K, M, G or T."),
-        Field("qos", "QoS", _WORD, "interactive", "Quality of service.", "your default"),
+              "On each node, with a unit (K, M, G or T)"),
+        Field("qos", "QoS", _WORD, "interactive", "Quality of service", "your default"),
         Field("constraint", "Constraint", _FEATURES, "gpu",
-              "Features that the nodes must have.", "none", api="constraints"),
+              "Features that the nodes must have", "none", api="constraints"),
     )
 }  # fmt: skip
 

@@ -198,6 +198,8 @@ def render(
     """
     if not _JOB_NAME.fullmatch(job_name):
         raise ScriptError("A job name has 1 to 15 letters, digits, '-' or '_'.")
+    if any(_MARK.search(str(value)) for value in values.values()):
+        raise ScriptError("A value for the batch script holds private-use characters.")
     if "\n" in str(values.get("options") or ""):
         raise ScriptError("'options' is one line of directives; write more in a batch_script.")
     source = template.read_text(encoding="utf-8") if isinstance(template, Path) else template

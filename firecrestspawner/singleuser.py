@@ -110,13 +110,19 @@ def stand_by(under_srun: bool) -> int:
 
 
 def dismiss(facts: dict[str, str]) -> None:
-    """Let the tasks that stand by go, on every node of this step; best effort, at most 5 s."""
-    step = facts.get("SLURM_JOB_ID", "") + "." + facts.get("SLURM_STEP_ID", "")
-    if facts.get("SLURM_STEP_NUM_TASKS", "1") == "1" or not step.replace(".", "", 1).isdigit():
+    """Let the tasks that stand by go, on every node of this step; best effort, at most 5 s.
+
+    Where even the step's number was cleaned away, all steps get the signal: the batch shell does
+    not (scancel(1)), and the others were the server's guests.
+    """
+    job, step = facts.get("SLURM_JOB_ID", ""), facts.get("SLURM_STEP_ID", "")
+    if not job.isdigit() or facts.get("SLURM_STEP_NUM_TASKS", "1" if step else "") == "1":
         return
+    if not step and "SLURM_JOB_NODELIST" in facts:
+        return  # the batch shell's own, whole environment: there is no step
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     quiet = subprocess.DEVNULL
-    command = ["scancel", "--quiet", "--signal=TERM", step]
+    command = ["scancel", "--quiet", "--signal=TERM", f"{job}.{step}" if step else job]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         subprocess.run(command, stdin=quiet, stdout=quiet, stderr=quiet, timeout=5, check=False)
 

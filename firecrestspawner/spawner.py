@@ -144,6 +144,11 @@ class FirecRESTSpawner(SpawnerConfig, Spawner):
     def _options_from_form_default(self) -> Callable[..., Any]:
         return options.from_form
 
+    @default("apply_user_options")
+    def _apply_user_options_default(self) -> Callable[..., None]:
+        # start() reads them; without a hook JupyterHub 6 warns that nobody does.
+        return lambda spawner, options: None
+
     def render_form(self) -> str:
         """The HTML of the spawn form, with the last choice; empty when nothing is to be chosen."""
         systems = self.systems or [self.system]

@@ -18,7 +18,9 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Protocol, TypeVar
+from urllib.parse import quote
 
 import httpx
 import jwt
@@ -43,6 +45,10 @@ _ALGORITHMS = [kind + bits for kind in ("RS", "PS", "ES") for bits in ("256", "3
 
 _METADATA_AGE = 3600.0
 _KEYS_COOLDOWN = 10.0
+# Seconds: of a service token whose answer states no life, and before one that is refused is
+# replaced: an API that refuses every token must not cost the issuer one for each request.
+_UNSTATED_LIFE = 120.0
+_FORGET_COOLDOWN = 60.0
 _MAX_ANSWER = 1 << 20
 
 
@@ -239,7 +245,8 @@ class Provider:
                 leeway=300,
                 options={"verify_aud": False, "require": ["exp", "iss"]},
             )
-        except jwt.PyJWTError as error:
+        # ValueError: text that cannot even be encoded.
+        except (jwt.PyJWTError, ValueError) as error:
             raise LoginRequired(
                 "The login service issued a token that cannot be verified. Log in again; if that "
                 "does not help, tell the administrators.",
@@ -258,7 +265,7 @@ class Provider:
                     raise ProviderUnavailable(
                         _UNAVAILABLE, detail=f"the issuer's keys: {answer.status_code}"
                     )
-                self._keys = jwt.PyJWKSet.from_dict(body)
+                self._keys = _key_set(body)
                 self._keys_at = time.monotonic()
                 found = _find(self._keys, kid)
         if found is None:
@@ -267,6 +274,16 @@ class Provider:
 
     async def aclose(self) -> None:
         await self.client.aclose()
+
+
+def _key_set(body: dict[str, Any]) -> jwt.PyJWKSet:
+    try:
+        return jwt.PyJWKSet.from_dict(body)
+    # Others than PyJWT's own come from entries that are no objects.
+    except (jwt.PyJWTError, TypeError, AttributeError, ValueError):
+        raise ProviderUnavailable(
+            _UNAVAILABLE, detail="the issuer's keys cannot be read"
+        ) from None
 
 
 def _find(keys: jwt.PyJWKSet | None, kid: str) -> jwt.PyJWK | None:
@@ -326,6 +343,7 @@ class TokenStore:
         self._provider = provider
         self._vault_of = vault_of
         self._locks: dict[str, asyncio.Lock] = {}
+        self._refreshed_at: dict[str, float] = {}
         self._flights: set[asyncio.Task[TokenSet]] = set()
 
     async def get(self, user: Any, min_validity: float = MARGIN) -> TokenSet:
@@ -346,18 +364,27 @@ class TokenStore:
             flight.exception()  # fetched, so that a cancelled caller leaves no warning behind
 
     async def _get(self, vault: Vault, min_validity: float) -> TokenSet:
+        asked_at = time.monotonic()
         async with self._locks.setdefault(vault.name, asyncio.Lock()):
+            # What was refreshed while this one waited is as fresh as the issuer makes them.
+            recent = self._refreshed_at.get(vault.name, asked_at) > asked_at
             for _ in range(3):
                 state, stored = await vault.load()
                 try:
                     tokens = read_tokens(state or {})
                 except ValueError:
                     raise LoginRequired(_LOGIN_REQUIRED, detail="no tokens are stored") from None
-                if not tokens.expires_soon(min_validity):
+                if recent or not tokens.expires_soon(min_validity):
                     return tokens
-                fresh = await self._provider.refresh(tokens)
+                try:
+                    fresh = await self._provider.refresh(tokens)
+                except LoginRequired:
+                    if (await vault.load())[1] == stored:
+                        raise
+                    continue
                 sealed = await vault.seal({**(state or {}), **write_tokens(fresh)})
                 if vault.swap(stored, sealed):
+                    self._refreshed_at[vault.name] = time.monotonic()
                     return fresh
                 log.info("A login of %s during a refresh wins", vault.name)
         raise ProviderUnavailable(_UNAVAILABLE, detail=f"{vault.name} keeps logging in")
@@ -402,6 +429,7 @@ class ServiceAccount(Configurable):
                 setattr(self, name, os.environ.get(variable, ""))
         self._client = TokenClient(self.client_id, Secret(self.client_secret))
         self._tokens: TokenSet | None = None
+        self._fetched_at = 0.0
         self._lifetime = 0.0
         self._lock = asyncio.Lock()
 
@@ -426,6 +454,7 @@ class ServiceAccount(Configurable):
             tokens = self._tokens
             if tokens is None or tokens.expires_soon(self._margin(min_validity), now=now):
                 tokens = self._tokens = await self._fetch(now)
+                self._fetched_at = now
                 self._lifetime = (tokens.expires_at or now) - now
             return tokens.access_token
 
@@ -442,11 +471,21 @@ class ServiceAccount(Configurable):
             answer = await self._client.token(self.token_url, form)
         except LoginRequired as error:
             raise ProviderUnavailable(_UNAVAILABLE, detail=error.detail) from None
-        return _token_set(answer, now=now)
+        tokens = _token_set(answer, now=now)
+        if tokens.expires_at is None:
+            # RFC 6749 section 5.1 only recommends expires_in.
+            tokens = replace(tokens, expires_at=now + _UNSTATED_LIFE)
+        return tokens
 
-    def forget(self) -> None:
-        """Drop the token, as when FirecREST refused it."""
-        self._tokens = None
+    def forget(self, token: Secret) -> None:
+        """Drop ``token``, which FirecREST refused, unless it has been replaced or is new (C1)."""
+        current = self._tokens
+        if (
+            current is not None
+            and current.access_token == token
+            and time.monotonic() - self._fetched_at > _FORGET_COOLDOWN
+        ):
+            self._tokens = None
 
     async def aclose(self) -> None:
         await self._client.aclose()
@@ -480,5 +519,6 @@ def _bare(url: str) -> str:
 
 
 def _quoted(value: str) -> str:
-    # RFC 6749 section 2.3.1 has id and secret form-encoded before they are joined.
-    return httpx.QueryParams({"v": value}).__str__()[2:]
+    # RFC 6749 section 2.3.1 has id and secret form-encoded before they are joined; a blank as %20,
+    # for some issuers know no "+".
+    return quote(value, safe="")

@@ -18,7 +18,9 @@ from firecrestspawner.authenticator import FirecRESTAuthenticator
 from firecrestspawner.spawner import FirecRESTSpawner
 from firecrestspawner.tokens import ServiceAccount
 
-CLASSES = {each.__name__: each for each in (FirecRESTAuthenticator, FirecRESTSpawner, ServiceAccount)}
+CLASSES = {
+    each.__name__: each for each in (FirecRESTAuthenticator, FirecRESTSpawner, ServiceAccount)
+}
 
 
 def describe(name: str) -> str:

@@ -15,7 +15,6 @@ Everything listens on loopback addresses only.
 
 import contextlib
 import os
-import pwd
 import secrets
 import shutil
 import signal
@@ -23,11 +22,11 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import psutil
@@ -37,10 +36,12 @@ from firecrestspawner.demo.children import LOOPBACK, Child, DemoError
 from firecrestspawner.demo.cluster import Executor, SchedulerError
 from firecrestspawner.demo.executors import LocalExecutor
 from firecrestspawner.demo.firecrest import FirecREST, System
-from firecrestspawner.demo.issuer import DEFAULT_CLIENTS, DEFAULT_USERS, Issuer
-from firecrestspawner.demo.slurm_executor import SlurmExecutor
+from firecrestspawner.demo.issuer import DEFAULT_CLIENTS, DEFAULT_USERS, DemoUser, Issuer
+from firecrestspawner.demo.slurm_executor import SlurmExecutor, unix_users
 
 SYSTEM = "demo"
+# Where jobs' servers listen: nobody else does.
+SERVERS = "127.0.0.2"
 # Ports that single-user servers may use: many more than the local cluster has slots.
 JOB_PORTS = 50
 # Seconds. JupyterHub imports and migrates for a while on a slow machine.
@@ -51,19 +52,24 @@ INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 WEB_PROXIES = {"http_proxy", "https_proxy", "all_proxy"}
 
 
+# typing.Self is for Python 3.11 and newer.
+DemoT = TypeVar("DemoT", bound="Demo")
+
+
 class Demo:
     """A site on this machine; as a context manager it is ready inside, and gone after.
 
     ``port``: of the public URL; 0 is any free one. ``directory``: where everything lies and
     stays; without it, a temporary one that is removed at the end. ``executor``: ``"local"``,
-    ``"slurm"``, or an object that runs jobs. ``access_token_lifetime`` and ``session_lifetime``
-    are the issuer's, in seconds. ``extra_config``: text appended to the Hub's configuration file,
-    ``environ``: variables added to the Hub's environment; both are read at each start of the Hub.
+    ``"slurm"``, or an object that runs jobs. ``users``: who can log in.
+    ``access_token_lifetime`` and ``session_lifetime`` are the issuer's, in seconds.
+    ``extra_config``: text appended to the Hub's configuration file, ``environ``: variables added
+    to the Hub's environment; both are read at each start of the Hub.
 
     Attributes: ``url`` (public, without a slash at the end), ``hub_url`` (the Hub's own, as jobs
     see it), ``directory``, ``hub_log``, ``proxy_log``, ``database`` (the Hub's, SQLite),
-    ``temporary`` (whether the directory is), ``issuer``, ``firecrest``, ``executor``, ``hub`` and
-    ``proxy`` (:class:`.children.Child`).
+    ``temporary`` (whether the directory is), ``users``, ``issuer``, ``firecrest``, ``executor``,
+    ``hub`` and ``proxy`` (:class:`.children.Child`).
     """
 
     def __init__(
@@ -72,6 +78,7 @@ class Demo:
         port: int = 0,
         directory: Path | None = None,
         executor: "str | Executor" = "local",
+        users: Iterable[DemoUser] = DEFAULT_USERS,
         access_token_lifetime: float = 300.0,
         session_lifetime: float = 36000.0,
         log_level: str = "INFO",
@@ -85,6 +92,8 @@ class Demo:
         self._given_directory = directory
         self._given_port = port
         self._given_executor = executor
+        self.users = tuple(users)
+        self.unix_users: Mapping[str, str] = {}
         self._lifetimes = (access_token_lifetime, session_lifetime)
         self._mark = secrets.token_hex(16)
         self._secrets = {
@@ -95,7 +104,7 @@ class Demo:
 
     # -- the whole -------------------------------------------------------------------------
 
-    def __enter__(self) -> "Demo":
+    def __enter__(self: DemoT) -> DemoT:
         try:
             self._prepare()
             self._start_services()
@@ -202,12 +211,17 @@ class Demo:
 
     def _start_services(self) -> None:
         self.issuer = Issuer(
-            access_token_lifetime=self._lifetimes[0], session_lifetime=self._lifetimes[1]
+            users=self.users,
+            access_token_lifetime=self._lifetimes[0],
+            session_lifetime=self._lifetimes[1],
         )
         self.issuer.start()
         self._cleanup.callback(self.issuer.stop)
         self.executor = self._executor()
         self._node_addresses = _node_addresses(self.executor)
+        if self._given_executor == "slurm":
+            # The nodes are this machine, whose own addresses the Hub refuses (S8).
+            self._node_addresses = [SERVERS]
         self._job_ports = children.free_port_range(JOB_PORTS, self._node_addresses)
         self.firecrest = FirecREST(
             f"{self._openid_connect}/certs",
@@ -220,10 +234,9 @@ class Demo:
         self._cleanup.callback(self.executor.stop)
 
     def _executor(self) -> Executor:
-        self._workdir = "/home/{username}"
         if self._given_executor == "local":
             # One node, so that the Hub can tell servers the one address to listen on.
-            return LocalExecutor(self.directory / "cluster", nodes=[("nid001", "127.0.0.2")])
+            return LocalExecutor(self.directory / "cluster", nodes=[("nid001", SERVERS)])
         if self._given_executor == "slurm":
             return self._slurm()
         if isinstance(self._given_executor, str):
@@ -233,18 +246,9 @@ class Demo:
     def _slurm(self) -> Executor:
         if shutil.which("sbatch") is None:
             raise DemoError("There is no Slurm here: no sbatch on PATH.")
-        if os.geteuid() != 0:
-            # Everybody's jobs run as this user.
-            self._workdir = pwd.getpwuid(os.geteuid()).pw_dir
-            return SlurmExecutor()
-        known = {entry.pw_name for entry in pwd.getpwall()}
-        unknown = [user.name for user in DEFAULT_USERS if user.name not in known]
-        if unknown:
-            raise DemoError(
-                "Started by root, the demo runs jobs as Unix users of the logins' names. This "
-                f"machine has no {', '.join(unknown)}: create them, or start it as yourself."
-            )
-        return SlurmExecutor()
+        service = DEFAULT_CLIENTS[1].service_account
+        self.unix_users = unix_users([*(user.name for user in self.users), service])
+        return SlurmExecutor(self.unix_users)
 
     def _start_proxy(self) -> None:
         port, api = self.url.rpartition(":")[2], self._proxy_api.rpartition(":")[2]
@@ -292,7 +296,6 @@ class Demo:
             "DEMO_SYSTEM": SYSTEM,
             "DEMO_NODES": " ".join(self._node_addresses),
             "DEMO_PORT_RANGE": "{}-{}".format(*self._job_ports),
-            "DEMO_WORKDIR": self._workdir,
             **self.environ,
         }
 
@@ -305,12 +308,22 @@ class Demo:
 
 
 def _node_addresses(executor: Executor) -> list[str]:
-    """The nodes' addresses as numbers: a scheduler may list names. They are this machine's."""
+    """The nodes' addresses as numbers: a scheduler may list names.
+
+    Raises :class:`DemoError` if one is another machine's: jobs there would not find the Hub.
+    """
     try:
         names = {node["address"] for node in executor.nodes()}
-        return sorted({socket.gethostbyname(name) for name in names})
+        numbers = sorted({socket.gethostbyname(name) for name in names})
     except (SchedulerError, OSError) as error:
         raise DemoError(f"The cluster's nodes cannot be listed: {error}") from error
+    elsewhere = [number for number in numbers if not children.is_free(0, number)]
+    if elsewhere:
+        raise DemoError(
+            "The demo listens on loopback addresses only, so all nodes of the cluster must be "
+            f"this machine. These are not: {', '.join(elsewhere[:3])}"
+        )
+    return numbers
 
 
 def _answers(url: str, status: int = 200) -> bool:
@@ -357,6 +370,8 @@ def run(
 def _show(demo: Demo, smoke: bool) -> int:
     print("Starting the demo...", flush=True)
     with demo:
+        for user in demo.users if demo.unix_users else ():
+            print(f"Jobs of {user.name} run as the Unix user {demo.unix_users[user.name]}.")
         if smoke:
             # Not at the top: the smoke test is a user of this module.
             from firecrestspawner.demo.smoke import smoke as go_through
@@ -370,7 +385,7 @@ def _show(demo: Demo, smoke: bool) -> int:
 
 
 def _welcome(demo: Demo) -> str:
-    people = ", ".join(f"{user.name} (password: {user.password})" for user in DEFAULT_USERS)
+    people = ", ".join(f"{user.name} (password: {user.password})" for user in demo.users)
     kept = "removed at the end" if demo.temporary else "kept"
     return "\n".join(
         [

@@ -23,7 +23,6 @@ c.Authenticator.admin_users = {"admin"}
 
 # Where they start.
 c.FirecRESTSpawner.system = os.environ["DEMO_SYSTEM"]
-c.FirecRESTSpawner.workdir = os.environ["DEMO_WORKDIR"]
 low, high = os.environ["DEMO_PORT_RANGE"].split("-")
 c.FirecRESTSpawner.port_range = (int(low), int(high))
 # Where jobs find the Hub.

@@ -20,6 +20,14 @@ from .sbatch import ConnectionResetBySizeError, SubmitError, SubmitTimeoutError
 
 _NO_SSH = "Unable to establish SSH connection."
 _SLURM_FAILED = "Error executing Slurm command."
+#: FirecREST's own, in seconds, as ``/status/systems`` tells them.
+_TIMEOUTS = {
+    "connection": 5,
+    "login": 5,
+    "commandExecution": 5,
+    "idleTimeout": 60,
+    "keepAlive": 5,
+}
 
 
 @dataclass
@@ -156,9 +164,6 @@ def _describe(system: System) -> dict[str, Any]:
         | {"healthy": "filesystem" not in system.unhealthy}
         for path in system.file_systems
     ]
-    timeouts = {
-        "connection": 5, "login": 5, "commandExecution": 5, "idleTimeout": 60, "keepAlive": 5
-    }  # fmt: skip
     return {
         "name": system.name,
         "ssh": {
@@ -167,7 +172,7 @@ def _describe(system: System) -> dict[str, Any]:
             "proxyHost": None,
             "proxyPort": None,
             "maxClients": 100,
-            "timeout": timeouts,
+            "timeout": _TIMEOUTS,
         },
         "scheduler": {
             "type": system.scheduler,

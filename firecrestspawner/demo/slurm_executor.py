@@ -11,11 +11,14 @@ import pwd
 import re
 import shutil
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import PurePosixPath
 from typing import Any
 
 from .cluster import (
@@ -46,12 +49,40 @@ from .slurm_text import (
 _DAYS = 7
 
 
+def unix_users(names: Iterable[str]) -> dict[str, str]:
+    """For each login the Unix user whom its jobs run as: its namesake, or whoever starts this.
+
+    Only root can run jobs as others, and only as those who may execute this interpreter, for its
+    Jupyter is theirs then.
+    """
+    own = pwd.getpwuid(os.geteuid()).pw_name
+    return {name: name if os.geteuid() == 0 and _has_account(name) else own for name in names}
+
+
+def _has_account(name: str) -> bool:
+    try:
+        account = pwd.getpwnam(name)
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", ""],
+            cwd=account.pw_dir,
+            user=account.pw_uid,
+            group=account.pw_gid,
+            extra_groups=os.getgrouplist(name, account.pw_gid),
+            capture_output=True,
+            check=False,
+        )
+    except (KeyError, OSError):
+        return False
+    return done.returncode == 0
+
+
 class SlurmExecutor:
     """The Slurm that this machine's commands talk to (``SLURM_CONF`` in the environment counts).
 
     As root, every command runs as the Unix user of the token's user: ``users`` maps the ones to
-    the others where the names differ. Not as root, everything runs as oneself. ``path`` is the
-    PATH of jobs; ``timeout`` the seconds that one command may take.
+    the others where the names differ. Not as root, everything runs as oneself. The API calls every
+    home ``/home/<user>``, wherever the account has it. ``path`` is the PATH of jobs; ``timeout``
+    the seconds that one command may take.
     """
 
     def __init__(
@@ -62,7 +93,9 @@ class SlurmExecutor:
         environ: Mapping[str, str] | None = None,
     ) -> None:
         self._users = dict(users or {})
-        self._names = {unix: name for name, unix in self._users.items()}
+        # Several may run as one: then only a submit tells whose a job is.
+        shared = Counter(self._users.values())
+        self._names = {unix: name for name, unix in self._users.items() if shared[unix] == 1}
         self._path = path or job_path()
         self._timeout = timeout
         given = os.environ if environ is None else environ
@@ -129,7 +162,15 @@ class SlurmExecutor:
     ) -> subprocess.CompletedProcess[bytes]:
         """Run a file command; the file system itself decides what ``user`` may."""
         env = {"PATH": os.defpath, "LC_ALL": "C"}
-        return self._command(user, command, data, env)
+        real = [self._real(user, word) if word.startswith("/") else word for word in command]
+        return self._command(user, real, data, env)
+
+    def _real(self, user: str, path: str) -> str:
+        """What the API's ``path`` is on this machine; a relative one is below the home."""
+        home, parts = self._account(user).pw_dir, PurePosixPath(path).parts
+        if parts[:3] == ("/", "home", user):
+            return os.path.join(home, *parts[3:])
+        return os.path.join(home, path)
 
     def _ask(self, user: str | None, *command: str) -> str:
         """What a query prints. Raises SchedulerError."""
@@ -162,7 +203,7 @@ class SlurmExecutor:
             given = {name: value for name, value in request.env.items() if value}
             export, env = "ALL", given | self._slurm_env
         options = {
-            "chdir": os.path.join(login["HOME"], request.working_directory).rstrip("/"),
+            "chdir": self._real(user, request.working_directory).rstrip("/"),
             "export": export,
             "job-name": request.name or (None if request.directives else "allocation"),
             "account": request.account,
@@ -204,11 +245,9 @@ class SlurmExecutor:
         return [replace(job, user=self._token_user(job)) for job in found.values()]
 
     def _token_user(self, job: Job) -> str:
-        if os.geteuid() == 0:
-            return self._names.get(job.user, job.user)
-        # Everybody's jobs run as oneself: only this object knows whose they are.
         with self._lock:
-            return self._submitted.get(job.id, job.user)
+            submitter = self._submitted.get(job.id)
+        return submitter or self._names.get(job.user, job.user)
 
     def _sacct(self, viewer: str, job_id: str | None) -> list[Row]:
         since = int(time.time()) - _DAYS * 86_400
@@ -347,7 +386,7 @@ class SlurmExecutor:
         rows = table(text.replace("|", SEPARATOR), layout)
         default = {row["Account"]: row["Account"] == row["DefaultAccount"] for row in rows}
         return {
-            "user": {"id": str(account.pw_uid), "name": account.pw_name},
+            "user": {"id": str(account.pw_uid), "name": self._names.get(account.pw_name, user)},
             "group": group_row(account.pw_gid),
             "groups": [group_row(gid) for gid in groups],
             "accounts": [{"name": name, "default": flag} for name, flag in default.items()],

@@ -17,7 +17,6 @@ from websockets.exceptions import WebSocketException
 
 from firecrestspawner.demo.children import DemoError
 from firecrestspawner.demo.hub import Demo
-from firecrestspawner.demo.issuer import DEFAULT_USERS
 from firecrestspawner.demo.visitor import VisitError, Visitor
 
 # Seconds.
@@ -34,7 +33,7 @@ def smoke(demo: Demo, user: str = "alice") -> int:
     try:
         with Visitor(demo.url) as visitor:
             with _step("log in"):
-                log_in(visitor, user)
+                log_in(visitor, user, _password(demo, user))
             with _step("start a server"):
                 start(visitor, user)
             with _step("open JupyterLab"):
@@ -54,12 +53,11 @@ def smoke(demo: Demo, user: str = "alice") -> int:
     return 0
 
 
-def log_in(visitor: Visitor, user: str) -> None:
+def log_in(visitor: Visitor, user: str, password: str) -> None:
     """Through the Hub's page to the issuer's, and back to the Hub's home page."""
-    passwords = {each.name: each.password for each in DEFAULT_USERS}
     page = visitor.open("/hub/login?next=%2Fhub%2Fhome")
     page = visitor.open(page.link_to("/hub/oauth_login"))
-    page = visitor.submit(page.form_with("password"), username=user, password=passwords[user])
+    page = visitor.submit(page.form_with("password"), username=user, password=password)
     if not page.address.startswith(f"{visitor.url}/hub/home"):
         raise VisitError(f"log in led to {page.address}")
 
@@ -116,15 +114,19 @@ def look_for_leftovers(demo: Demo, user: str) -> None:
     """No unfinished job, no process of a job, no route to a server."""
 
     def nothing() -> str | None:
-        jobs = [job for job in demo.executor.jobs(user) if job.state.split()[0] not in OVER]
+        jobs = [job for job in demo.executor.jobs(user) if job.user == user]
         routes = [path for path in demo.routes() if path.startswith("/user/")]
         processes = demo.leftovers()
-        found = [f"{job.id} is {job.state}" for job in jobs]
+        found = [f"{job.id} is {job.state}" for job in jobs if job.state.split()[0] not in OVER]
         found += [f"a route to {path}" for path in routes]
         found += [f"a process: {process}" for process in processes]
         return "; ".join(found) or None
 
     _wait(nothing, STOP_TIMEOUT)
+
+
+def _password(demo: Demo, user: str) -> str:
+    return next(each.password for each in demo.users if each.name == user)
 
 
 def _wait(why_not: Callable[[], str | None], timeout: float) -> None:

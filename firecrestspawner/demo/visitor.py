@@ -5,11 +5,11 @@ Cookies, redirects, forms with their hidden fields, and JupyterHub's XSRF tokens
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlencode, urljoin, urlsplit
 
 import httpx
@@ -95,6 +95,10 @@ class Page(HTMLParser):
             fields[name] = given.get("value", "")
 
 
+# typing.Self is for Python 3.11 and newer.
+VisitorT = TypeVar("VisitorT", bound="Visitor")
+
+
 class Visitor:
     """One person's browser on the site at ``url``. ``timeout``: seconds for each answer."""
 
@@ -103,7 +107,7 @@ class Visitor:
         # The site is on loopback addresses: a web proxy of the environment has no business here.
         self._http = httpx.Client(trust_env=False, timeout=timeout, follow_redirects=True)
 
-    def __enter__(self) -> "Visitor":
+    def __enter__(self: VisitorT) -> VisitorT:
         return self
 
     def __exit__(
@@ -134,7 +138,7 @@ class Visitor:
             raise VisitError(f"{method} {path}: {answer.status_code} {answer.text[:300]}")
         return answer
 
-    def events(self, path: str, timeout: float) -> Iterator[dict[str, Any]]:
+    def events(self, path: str, timeout: float) -> Generator[dict[str, Any], None, None]:
         """The JSON events of an event stream, as they come, for about ``timeout`` seconds."""
         deadline = time.monotonic() + timeout
         headers = {"Accept": "text/event-stream", **self._xsrf_header(path)}

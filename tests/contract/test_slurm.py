@@ -125,9 +125,14 @@ def test_a_pending_job_says_why_it_waits_and_only_its_owner_or_operator_cancels_
     cluster.wait(ALICE, job_id, lambda row: row["status"]["state"].startswith("CANCELLED by"))
 
 
+def settled(row: dict[str, Any]) -> bool:
+    # The queue's row of a job that is completing has an end, but no exit code.
+    return row["time"]["end"] is not None and row["status"]["exitCode"] is not None
+
+
 def test_an_exit_code_and_a_signal_are_told_apart(cluster: Cluster) -> None:
     jobs = [cluster.submit(ALICE, script) for script in ("exit 3", "kill -9 $$")]
-    ended = [cluster.wait(ALICE, job, lambda row: row["time"]["end"] is not None) for job in jobs]
+    ended = [cluster.wait(ALICE, job, settled) for job in jobs]
     numbers = [(row["status"]["exitCode"], row["status"]["interruptSignal"]) for row in ended]
     assert numbers == [(3, 0), (0, 9)]
 

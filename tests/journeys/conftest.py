@@ -106,16 +106,23 @@ def make_site(request: pytest.FixtureRequest) -> Iterator[Callable[..., Site]]:
 
 
 @pytest.fixture
-def alice(site: Site) -> Iterator[Person]:
-    """alice, logged in on the shared site."""
-    with Person(site, "alice") as person:
-        person.log_in()
-        yield person
+def person(site: Site) -> Iterator[Callable[[str], Person]]:
+    """Makes people who are logged in on the shared site, each in a browser of their own."""
+    with contextlib.ExitStack() as stack:
+
+        def log_in(name: str) -> Person:
+            person = stack.enter_context(Person(site, name))
+            person.log_in()
+            return person
+
+        yield log_in
 
 
 @pytest.fixture
-def bob(site: Site) -> Iterator[Person]:
-    """bob, logged in on the shared site."""
-    with Person(site, "bob") as person:
-        person.log_in()
-        yield person
+def alice(person: Callable[[str], Person]) -> Person:
+    return person("alice")
+
+
+@pytest.fixture
+def bob(person: Callable[[str], Person]) -> Person:
+    return person("bob")

@@ -12,7 +12,7 @@ from urllib.parse import urljoin
 import httpx
 
 from firecrestspawner.demo.issuer import DEFAULT_USERS
-from firecrestspawner.demo.visitor import Page, Visitor
+from firecrestspawner.demo.visitor import Form, Page, Visitor
 from tests.journeys.site import Site, eventually
 
 #: Seconds.
@@ -47,6 +47,10 @@ class Person(Visitor):
     def look_at(self, address: str) -> httpx.Response:
         """Open a page, whatever its status."""
         return self._http.get(urljoin(self.url, address))
+
+    def post(self, form: Form) -> httpx.Response:
+        """Send a form as it stands, whatever the answer's status."""
+        return self._http.post(form.action, data=form.fields)
 
     def ask_for_server(self, server: str = "", **options: str) -> None:
         """Ask for a server: with the spawn page's form, as it stands but for ``options``."""

@@ -19,7 +19,7 @@ def test_a_server_is_started_used_and_stopped_and_nothing_is_left(site: Site, al
     token = site.api_token("alice")
     assert site.hub_status(token) == 200
     assert [job.user for job in site.unfinished()] == ["alice"]
-    assert "/user/alice/" in site.routes()
+    assert "/user/alice" in site.routes()
 
     alice.stop()
     assert site.job("alice").state.startswith("CANCELLED")

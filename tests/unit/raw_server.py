@@ -9,7 +9,7 @@ import threading
 from types import TracebackType
 
 #: What the server can do with a connection.
-RESET_AT_ONCE = "reset before the request is read"
+RESET_AT_ONCE = "reset at the request's first byte"
 RESET_AFTER = "reset after the request was read"
 CLOSE_AFTER = "close without an answer after the request was read"
 SILENCE = "read the request and say nothing"
@@ -64,6 +64,8 @@ class RawServer:
         """Do what is asked for; False when the connection is to stay open."""
         connection.settimeout(5)
         if self.behaviour == RESET_AT_ONCE:
+            # Not before: a reset while it still connects would be a refusal to the peer.
+            connection.recv(1)
             _linger_not(connection)
             return True
         self.received.append(_read_request(connection))

@@ -28,6 +28,7 @@ from firecrestspawner.errors import (
     Forbidden,
     NotFound,
     SubmissionRejected,
+    Unauthorized,
     Unreachable,
     Unwell,
 )
@@ -178,7 +179,7 @@ async def test_users_share_the_client_and_not_their_tokens(
 #: status -> error, whether the job may exist all the same (R3), a word of the user's sentence.
 STATUSES: list[tuple[int, type[FirecRESTError], bool, str]] = [
     (400, BadRequest, False, "did not accept the request"),
-    (401, Forbidden, False, "Log out and in again"),
+    (401, Unauthorized, False, "Log out and in again"),
     (403, Forbidden, False, "not allowed"),
     (404, NotFound, False, "nothing by that name"),
     (408, Unwell, True, "too long"),
@@ -367,7 +368,7 @@ async def test_a_401_that_echoes_the_token_is_not_quoted(
     site.issuer.faults.clock_skew = -600
     old = Secret(site.issuer.log_in("alice")["access_token"])
     site.issuer.faults.clear()
-    error = await failure(firecrest.submit(old, "demo", REQUEST), Forbidden)
+    error = await failure(firecrest.submit(old, "demo", REQUEST), Unauthorized)
     assert "expired" in error.detail
     everything = shown(error, caplog)
     assert old.reveal() not in everything

@@ -122,7 +122,7 @@ def test_so_it_does_with_every_optional_variable(
 
 
 def test_every_variable_the_configuration_reads_is_explained(required_set: None) -> None:
-    read = set(re.findall(r'(?:environ(?:\.get\(|\[)|words\()"([A-Z_]+)"', CONFIG.read_text()))
+    read = set(re.findall(r'(?:environ(?:\.get\(|\[)|words\()\s*"([A-Z_]+)"', CONFIG.read_text()))
     required = set(re.findall(r'^    "([A-Z_]+)":', CONFIG.read_text(), re.M))
     assert read | required == set(REQUIRED) | set(OPTIONAL)
     page = (ROOT / "docs" / "deploy.md").read_text()

@@ -1,0 +1,87 @@
+"""Does {{cmd}} keep its word behind srun: one server, whatever the tasks, and nothing left of it?"""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from tests.journeys.person import Person
+from tests.journeys.site import eventually
+from tests.slurm.cluster import SlurmSite, script
+
+SEVERAL = ("--nodes=2", "--ntasks=4")
+
+
+def goes_round(site: SlurmSite, alice: Person, server: str) -> str:
+    """Start, run a cell; the job's number."""
+    alice.start(server)
+    assert alice.run(alice.start_kernel(server), "6*7") == "42"
+    job_id = site.job_id("alice", server)
+    assert len(site.servers_of(job_id)) == 1
+    return job_id
+
+
+def is_over(site: SlurmSite) -> None:
+    """No process of the step is left on any node, nor Slurm's own for it."""
+    eventually(lambda: not site.leftovers(), what=f"gone are {site.leftovers()}")
+    assert site.queue("alice") == []
+
+
+def test_one_task(site: SlurmSite, alice: Person):
+    """R7."""
+    site.configure("srun", batch_script=script(command="srun {{cmd}}"))
+    job_id = goes_round(site, alice, "srun")
+    assert list(site.tasks_of(job_id)) == [0]
+    alice.stop("srun")
+    is_over(site)
+
+
+def test_of_several_tasks_on_two_nodes_one_acts_and_none_is_left(site: SlurmSite, alice: Person):
+    """R7, S4: the others wait in silence, until the stop."""
+    site.configure("tasks", batch_script=script(*SEVERAL, command="srun {{cmd}}"))
+    job_id = goes_round(site, alice, "tasks")
+    tasks = site.tasks_of(job_id)
+    assert sorted(tasks) == [0, 1, 2, 3]
+    assert set(tasks.values()) == set(site.slurm.nodes)
+    (server,) = site.servers_of(job_id)
+    assert server.environ()["SLURM_PROCID"] == "0"
+    alice.stop("tasks")
+    is_over(site)
+    # What tasks say goes to the job's log: rank 0 alone spoke.
+    assert site.log_of("alice", job_id).count("the server listens on port") == 1
+
+
+def test_the_other_tasks_end_with_a_server_that_ends_by_itself(site: SlurmSite, alice: Person):
+    """R1: the job does not wait for tasks that have nothing to do."""
+    site.configure("tasks", batch_script=script(*SEVERAL, command="srun {{cmd}}"))
+    alice.start("tasks")
+    job_id = site.job_id("alice", "tasks")
+    (server,) = site.servers_of(job_id)
+    server.send_signal(signal.SIGKILL)
+    alice.wait_until_gone("tasks", timeout=5.0)
+    is_over(site)
+    assert site.end(job_id) == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("server", "directives", "command"),
+    [
+        ("directive", ["--export=NONE"], "{{cmd}}"),
+        ("step", ["--export=NONE"], "srun --export=NONE {{cmd}}"),
+        ("steps", [*SEVERAL, "--export=NONE"], "srun --export=NONE {{cmd}}"),
+    ],
+)
+def test_a_clean_environment_does_not_hide_the_ticket(
+    site: SlurmSite, alice: Person, server: str, directives: list[str], command: str
+):
+    """S4: without variables one task claims the script's file, and removes it."""
+    # Nothing has set PATH there.
+    cmd = [str(site.jupyter.bin / "jupyterhub-singleuser")]
+    site.configure(server, batch_script=script(*directives, command=command), cmd=cmd)
+    job_id = goes_round(site, alice, server)
+    assert "FIRECREST" not in str(site.servers_of(job_id)[0].environ())
+    hidden = site.slurm.run_as("fcsalice", ["ls", "-A"]).stdout.split()
+    assert not [name for name in hidden if name.startswith(".firecrest")]
+    alice.stop(server)
+    is_over(site)
