@@ -43,7 +43,7 @@ def run(rounds: int) -> None:
     """Print the medians of ``rounds`` starts."""
     starts = []
     with Demo() as demo, Visitor(demo.url) as visitor:
-        smoke.log_in(visitor, USER)
+        smoke.log_in(visitor, USER, demo.users[0].password)
         for _ in range(rounds + 1):
             starts.append(one(demo, visitor))
     first, starts = starts[0], starts[1:]

@@ -29,6 +29,8 @@ SESSIONS = 4
 #: "No such job" counts only when said this often over this many seconds.
 ABSENT_ANSWERS = 3
 ABSENT_SECONDS = 120.0
+#: A job of the right user but of another name is somebody else's only after so many seconds.
+PLACEHOLDER_SECONDS = 30.0
 #: A job that a list leaves out is asked for by id at most this often (seconds).
 MISSING_RECHECK = 30.0
 
@@ -47,6 +49,7 @@ class Watch:
     confirmed: Job | None = None
     hint: Job | None = None
     stranger: bool = False
+    disagrees_since: float | None = None
     absent_since: float | None = None
     absent_at: float = float("-inf")
     absent_answers: int = 0
@@ -224,23 +227,32 @@ class JobMonitor:
         watch.absent_since, watch.absent_answers = None, 0
         self._sees_others_at = self.clock()
         if not job.belongs_to(watch.user, self.name):
-            if not watch.stranger and watch.confirmed is None:
-                watch.stranger = True
-                watch.changed.set()
-                log.warning(
-                    "Job %s on %s is not %s's job of this Hub: not believed",
-                    watch.job_id, self.system, watch.user,
-                )  # fmt: skip
+            self._disagrees(watch, job)
             return None
         if watch.confirmed is not None and watch.confirmed.state.terminal:
             return watch.confirmed
-        watch.stranger = False
+        watch.stranger, watch.disagrees_since = False, None
         if job != watch.confirmed:
             watch.confirmed = job
             if job.state is not JobState.UNKNOWN:
                 watch.hint = job
             watch.changed.set()
         return job
+
+    def _disagrees(self, watch: Watch, job: Job) -> None:
+        """An answer by id about somebody else's job, or about ours before it is written down."""
+        now = self.clock()
+        if watch.disagrees_since is None:
+            watch.disagrees_since = now
+        # For seconds after a submit slurmdbd may give a job the name "allocation" (seen on 22.05).
+        settled = job.user != watch.user or now - watch.disagrees_since >= PLACEHOLDER_SECONDS
+        if settled and not watch.stranger and watch.confirmed is None:
+            watch.stranger = True
+            watch.changed.set()
+            log.warning(
+                "Job %s on %s is not %s's job of this Hub: not believed",
+                watch.job_id, self.system, watch.user,
+            )  # fmt: skip
 
     def _not_found(self, watch: Watch) -> None:
         """One more "no such job"; alone it proves nothing (FirecREST facts, 1)."""

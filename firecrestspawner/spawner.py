@@ -379,6 +379,13 @@ class FirecRESTSpawner(SpawnerConfig, Spawner):
                     yield now
             await asyncio.sleep(1)
 
+    @default("progress_ready_hook")
+    def _progress_ready_hook_default(self) -> Callable[[Any, dict[str, Any]], dict[str, Any]]:
+        # For a second the Hub takes a start that is being cancelled for a ready server, and would
+        # send the pending page to it (JupyterHub, UserServerAPIHandler.delete).
+        cancelled = {"progress": 100, "failed": True, "message": "The start was cancelled."}
+        return lambda spawner, ready: ready if spawner.spawn and spawner.spawn.url else cancelled
+
     # -- stop --------------------------------------------------------------------------------
 
     async def stop(self, now: bool = False) -> None:
@@ -409,8 +416,12 @@ class FirecRESTSpawner(SpawnerConfig, Spawner):
                 self._log_name, spawn.job_id or "(number unknown)", spawn.system,
             )  # fmt: skip
 
+    def _knows_job(self, spawn: Spawn) -> bool:
+        """Whether the job's number is known, and is not that of somebody else's job (R10)."""
+        return bool(spawn.job_id) and not (self._watch is not None and self._watch.stranger)
+
     async def _cancel(self, spawn: Spawn) -> bool:
-        if not spawn.job_id or (self._watch is not None and self._watch.stranger):
+        if not self._knows_job(spawn):
             return False
         try:
             tokens = await self.authenticator.token_store.get(self.user)
@@ -429,7 +440,7 @@ class FirecRESTSpawner(SpawnerConfig, Spawner):
             self._watch.starting = True
         pause = 0.5
         while await self.poll() is None and time.monotonic() < deadline:
-            if not cancelled and not spawn.job_id:
+            if not cancelled and not self._knows_job(spawn):
                 return  # nothing to look at: the job will introduce itself, or never was
             self._news.clear()
             try:
@@ -456,8 +467,7 @@ class FirecRESTSpawner(SpawnerConfig, Spawner):
         self.tombstones = [s for s in self.tombstones if s.line.spawn_id != spawn_id]
         self._switchboard.unplug(spawn_id)
         state = dict(self.orm_spawner.state or {})
-        state["tombstones"] = [
-            stored for stored in state.get("tombstones") or () if stored["spawn_id"] != spawn_id
-        ]
-        self.orm_spawner.state = state
+        stored = state.pop("tombstones", None) or ()
+        left = [stone for stone in stored if stone["spawn_id"] != spawn_id]
+        self.orm_spawner.state = {**state, "tombstones": left} if left else state
         self.user.db.commit()

@@ -281,9 +281,7 @@ def _key_set(body: dict[str, Any]) -> jwt.PyJWKSet:
         return jwt.PyJWKSet.from_dict(body)
     # Others than PyJWT's own come from entries that are no objects.
     except (jwt.PyJWTError, TypeError, AttributeError, ValueError):
-        raise ProviderUnavailable(
-            _UNAVAILABLE, detail="the issuer's keys cannot be read"
-        ) from None
+        raise ProviderUnavailable(_UNAVAILABLE, detail="the issuer's keys cannot be read") from None
 
 
 def _find(keys: jwt.PyJWKSet | None, kid: str) -> jwt.PyJWK | None:

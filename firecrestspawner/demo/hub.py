@@ -196,7 +196,7 @@ class Demo:
         else:
             self.directory = self._given_directory.resolve()
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        public, api, hub = children.free_ports(3)
+        public, api, hub, *self._service_ports = children.free_ports(5)
         self.url = f"http://{LOOPBACK}:{self._given_port or public}"
         self.hub_url = f"http://{LOOPBACK}:{hub}"
         self._proxy_api = f"http://{LOOPBACK}:{api}"
@@ -210,7 +210,9 @@ class Demo:
         self._cleanup.callback(self._end_strays)
 
     def _start_services(self) -> None:
+        issuer_port, firecrest_port = self._service_ports
         self.issuer = Issuer(
+            port=issuer_port,
             users=self.users,
             access_token_lifetime=self._lifetimes[0],
             session_lifetime=self._lifetimes[1],
@@ -226,7 +228,7 @@ class Demo:
         self.firecrest = FirecREST(
             f"{self._openid_connect}/certs",
             systems=[System(name=SYSTEM, executor=self.executor)],
-            port=0,
+            port=firecrest_port,
         )
         self.firecrest.start()
         self._cleanup.callback(self.firecrest.stop)

@@ -285,6 +285,8 @@ def submit(target: Target) -> str:
         if name == "deployment" or STAND_IN_MODES[name] in case.modes
     ],
     indirect=["target"],
+    # Without it pytest would make a target, and its job, for every case.
+    scope="module",
 )
 def test_a_request_of_the_table_is_answered_as_the_table_says(case: Case, target: Target) -> None:
     if target.mode not in case.modes:

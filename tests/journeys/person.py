@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 from urllib.parse import urljoin
 
@@ -59,9 +59,9 @@ class Person(Visitor):
         if forms:
             self.submit(forms[0], **options)
 
-    def progress(self, server: str = "") -> Iterator[dict[str, Any]]:
+    def progress(self, server: str = "") -> Generator[dict[str, Any], None, None]:
         """The pending page's events, as they come, for START_TIMEOUT seconds."""
-        return self.events(self._api(f"{self._server(server)}/progress"), START_TIMEOUT)
+        yield from self.events(self._api(f"{self._server(server)}/progress"), START_TIMEOUT)
 
     def wait_until_ready(self, server: str = "") -> list[dict[str, Any]]:
         """Follow the progress to its end; all its events, of which the last says *ready*."""

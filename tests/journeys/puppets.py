@@ -34,6 +34,9 @@ TIMEOUT = 20.0
 
 _SCRIPT = """\
 #!/bin/bash
+{{%- if partition %}}
+#SBATCH --partition={{{{partition}}}}
+{{%- endif %}}
 {{% if constraint == "puppet" %}}
 '{python}' -c "import os, socket
 s = socket.create_connection(('127.0.0.1', {port}))
@@ -140,8 +143,7 @@ class Theatre:
         self._thread.join()
         self._listener.close()
         self._threads.shutdown()
-        for puppet in self._all:
-            puppet.end()
+        self.clear()
 
     @property
     def config(self) -> str:
@@ -153,9 +155,12 @@ class Theatre:
         """The next job that has started."""
         return self._puppets.get(timeout=TIMEOUT)
 
-    def nobody(self) -> bool:
-        """Whether every job that has started was asked for."""
-        return self._puppets.empty()
+    def clear(self) -> None:
+        """Let every job come to its end."""
+        while self._all:
+            self._all.pop().end()
+        while not self._puppets.empty():
+            self._puppets.get()
 
     def ask(self, person: Person, server: str, **options: str) -> Future[httpx.Response]:
         """Ask for a puppet through the Hub's REST API; the answer comes while it starts."""

@@ -25,7 +25,7 @@ LOOK = 0.02
 UNFINISHED = ("PENDING", "RUNNING")
 
 
-def eventually(condition: Callable[[], T], timeout: float = 10.0, what: str = "") -> T:
+def eventually(condition: Callable[[], T | None], timeout: float = 10.0, what: str = "") -> T:
     """What ``condition`` answers once that is true; AssertionError after ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     while not (met := condition()):

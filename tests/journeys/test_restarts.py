@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import Any
 
+import httpx
+import pytest
+
+from firecrestspawner.demo.visitor import VisitError
 from tests.journeys.person import Person
 from tests.journeys.site import Site, eventually
 
@@ -39,10 +46,7 @@ def test_a_server_outlives_restarts_of_its_hub(site: Site, alice: Person):
     assert alice.servers()[""]["ready"]
 
     site.kill_hub()
-    starts = site.hub_log.read_text().count("Running JupyterHub version")
-    site.start_hub(wait=False)
-    eventually(lambda: site.hub_log.read_text().count("Running JupyterHub version") > starts)
-    site.kill_hub()
+    start_and_kill(site)
     site.start_hub()
     assert alice.run(kernel, "x + 1") == "42"
     assert alice.servers()[""]["ready"]
@@ -61,13 +65,56 @@ def test_a_server_outlives_restarts_of_its_hub(site: Site, alice: Person):
     assert site.hub_status(token) == 403
 
 
-def test_a_server_ended_while_its_hub_was_down_is_shown_as_stopped(site: Site, alice: Person):
-    """R1: what happened meanwhile is found out by looking; S10."""
-    alice.start()
-    token = site.api_token("alice")
-    site.kill_hub()
-    site.executor.cancel("alice", site.job("alice").id, operator=False)
-    eventually(lambda: not site.leftovers(), what="the job's processes have ended")
-    site.start_hub()
-    alice.wait_until_gone()
+def test_a_server_that_ended_while_its_hub_was_down_is_shown_as_stopped(
+    make_site: Callable[..., Site],
+):
+    """R1, S10: what happened meanwhile is found out by looking."""
+    # The Hub knocks at a server for so long before it believes that there is none.
+    site = make_site(extra_config="c.Spawner.http_timeout = 3\n")
+    with Person(site, "alice") as alice:
+        alice.log_in()
+        alice.start()
+        token = site.api_token("alice")
+        site.kill_hub()
+        for process in site.leftovers():
+            process.kill()
+        eventually(lambda: not site.unfinished(), what="the job has ended")
+        site.start_hub()
+        alice.wait_until_gone()
     assert site.hub_status(token) == 403
+    eventually(lambda: not site.remains(), what="nothing remains")
+
+
+@contextmanager
+def withheld_answers(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Jobs are submitted, and nobody is told so until this is left."""
+    submit, over = site.executor.submit, threading.Event()
+
+    def submit_in_silence(*arguments: Any) -> str:
+        job_id = submit(*arguments)
+        over.wait(30)
+        return job_id
+
+    with monkeypatch.context() as patch:
+        patch.setattr(site.executor, "submit", submit_in_silence)
+        yield
+        over.set()
+
+
+def start_and_kill(site: Site) -> None:
+    """kill -9 a Hub that has hardly begun."""
+    beginning = "Running JupyterHub version"
+    before = site.hub_log.read_text().count(beginning)
+    site.start_hub(wait=False)
+    eventually(lambda: site.hub_log.read_text().count(beginning) > before, what=beginning)
+    site.kill_hub()
+
+
+@contextmanager
+def kept_waiting(person: Person) -> Iterator[None]:
+    """A server is asked for; the page may never be answered."""
+    with ThreadPoolExecutor(1) as browser:
+        page = browser.submit(person.ask_for_server)
+        yield
+        with suppress(VisitError, httpx.HTTPError):
+            page.result()

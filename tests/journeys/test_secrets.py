@@ -143,7 +143,7 @@ def test_no_secret_of_a_running_server_can_be_read_anywhere(
     records = list(site.firecrest.requests)[before:]
     submit = next(record for record in records if record.operation == "submit")
     script = submit.body["job"]["script"]
-    blob = re.search(r"^export FIRECREST_TICKET=(\S+)$", script, re.M)[1]
+    (blob,) = re.findall(r"^export FIRECREST_TICKET=(\S+)$", script, re.M)
     ticket = json.loads(base64.urlsafe_b64decode(blob))["ticket"]
     spawn_id, _, ticket_secret = ticket.partition(".")
     assert spawn_id == site.state("alice")["spawn_id"]

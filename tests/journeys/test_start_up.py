@@ -42,7 +42,7 @@ def test_without_its_issuer_the_hub_starts_and_says_so(site: Site):
 @pytest.mark.parametrize(
     ("wrong", "environ", "names"),
     [
-        ("", {}, ("JUPYTERHUB_CRYPT_KEY", "openssl rand")),
+        ("", {}, ("JUPYTERHUB_CRYPT_KEY",)),
         ("c.Authenticator.enable_auth_state = False", {"JUPYTERHUB_CRYPT_KEY": "00" * 32},
          ("c.Authenticator.enable_auth_state = True",)),
         ("c.FirecRESTAuthenticator.issuer = ''", {"JUPYTERHUB_CRYPT_KEY": "00" * 32},

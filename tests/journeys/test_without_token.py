@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import psutil
+
 from tests.journeys.person import Person
 from tests.journeys.site import Site, eventually
 
@@ -25,7 +27,11 @@ def test_a_server_is_told_that_it_is_not_wanted(make_site: Callable[..., Site]):
         alice.start()
         token = site.api_token("alice")
         site.issuer.end_session("alice")
+        # So that the Hub's patience is over before the launcher calls.
+        launcher = launcher_of(site)
+        launcher.suspend()
         alice.stop()
+        launcher.resume()
     assert site.hub_status(token) == 403
     assert site.firecrest.count("cancel") == 0
     assert [stone["job_id"] for stone in site.state("alice")["tombstones"]] == ["1"]
@@ -58,6 +64,14 @@ def test_a_cancelled_job_ends_itself_at_hello(make_site: Callable[..., Site]):
     assert "the Hub no longer wants this server" in job_log(site)
     assert "the server listens" not in job_log(site)
     eventually(lambda: not site.remains(), what=f"nothing remains: {site.remains()}")
+
+
+def launcher_of(site: Site) -> psutil.Process:
+    """The process that started the single-user server, and speaks with the Hub for it."""
+    server = next(p for p in site.leftovers() if "jupyterhub-singleuser" in " ".join(p.cmdline()))
+    launcher = server.parent()
+    assert launcher is not None
+    return launcher
 
 
 def job_log(site: Site) -> str:

@@ -70,6 +70,10 @@ class SlurmSite(Site):
         wanted = ("-h", "-u", UNIX[user], "-o", "%T %R")
         return self.slurm.administer("squeue", *wanted).splitlines()
 
+    def wait_for_empty_queue(self, user: str) -> None:
+        """Wait until nothing of the user's is queued, runs, or is still being cleaned up."""
+        eventually(lambda: not self.queue(user), what=f"empty is the queue: {self.queue(user)}")
+
     def end(self, job_id: str) -> str:
         """The job's last state, with who cancelled it, as accounting has it."""
         shown: list[str] = []

@@ -9,7 +9,6 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from firecrestspawner.demo import slurm_executor
 from firecrestspawner.demo.slurm_executor import unix_users
 from tests.journeys.person import Person
 from tests.journeys.site import eventually
@@ -35,7 +34,7 @@ def test_two_users_work_side_by_side_as_themselves(site: SlurmSite, alice: Perso
         assert said == f"'{unix} in {homes[person.name]}'"
         state, _, node = site.queue(person.name)[0].partition(" ")
         assert state == "RUNNING"
-        target = site.routes()[f"/user/{person.name}/"]["target"]
+        target = site.routes()[f"/user/{person.name}"]["target"]
         assert urlsplit(target).hostname == site.slurm.nodes[node]
         (server,) = site.servers_of(site.job_id(person.name))
         assert server.username() == unix
@@ -43,12 +42,14 @@ def test_two_users_work_side_by_side_as_themselves(site: SlurmSite, alice: Perso
 
     ended = site.job_id("alice")
     alice.stop()
-    assert site.queue("alice") == []
+    site.wait_for_empty_queue("alice")
     assert site.end(ended) == cancelled_by("alice")
     assert bob.run(bob.start_kernel(), "6*7") == "42"
     bob.stop()
 
-    done = {(record.username, record.operation) for record in list(site.firecrest.requests)[before:]}
+    done = {
+        (record.username, record.operation) for record in list(site.firecrest.requests)[before:]
+    }
     acted = {user for user, operation in done if operation in ("submit", "cancel")}
     assert acted == {"alice", "bob"}
     assert {operation for user, operation in done if user == SERVICE} <= {
@@ -88,11 +89,11 @@ def test_the_demo_goes_through_it_all_on_slurm(slurm: Slurm, tmp_path: Path):
 def test_a_login_without_a_usable_account_runs_as_who_started_the_demo(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    monkeypatch.setattr(slurm_executor.sys, "executable", "/usr/bin/python3")
+    monkeypatch.setattr(sys, "executable", "/usr/bin/python3")
     assert unix_users([ALICE, "nobody-at-all"]) == {ALICE: ALICE, "nobody-at-all": "root"}
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     python = closed / "python3"
     python.symlink_to("/usr/bin/python3")
-    monkeypatch.setattr(slurm_executor.sys, "executable", str(python))
+    monkeypatch.setattr(sys, "executable", str(python))
     assert unix_users([ALICE]) == {ALICE: "root"}

@@ -1,4 +1,4 @@
-"""Does {{cmd}} keep its word behind srun: one server, whatever the tasks, and nothing left of it?"""
+"""Behind srun, is there one server whatever the tasks, and nothing left of it afterwards?"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from tests.journeys.person import Person
 from tests.journeys.site import eventually
-from tests.slurm.cluster import SlurmSite, script
+from tests.slurm.cluster import UNIX, SlurmSite, script
 
 SEVERAL = ("--nodes=2", "--ntasks=4")
 
@@ -25,7 +25,7 @@ def goes_round(site: SlurmSite, alice: Person, server: str) -> str:
 def is_over(site: SlurmSite) -> None:
     """No process of the step is left on any node, nor Slurm's own for it."""
     eventually(lambda: not site.leftovers(), what=f"gone are {site.leftovers()}")
-    assert site.queue("alice") == []
+    site.wait_for_empty_queue("alice")
 
 
 def test_one_task(site: SlurmSite, alice: Person):
@@ -76,12 +76,13 @@ def test_a_clean_environment_does_not_hide_the_ticket(
     site: SlurmSite, alice: Person, server: str, directives: list[str], command: str
 ):
     """S4: without variables one task claims the script's file, and removes it."""
-    # Nothing has set PATH there.
-    cmd = [str(site.jupyter.bin / "jupyterhub-singleuser")]
-    site.configure(server, batch_script=script(*directives, command=command), cmd=cmd)
+    # Without PATH slurmstepd finds no program by its name alone, and neither does the launcher.
+    cmd, python = [str(site.jupyter.bin / "jupyterhub-singleuser")], "/usr/bin/python3"
+    batch_script = script(*directives, command=command)
+    site.configure(server, batch_script=batch_script, cmd=cmd, python=python)
     job_id = goes_round(site, alice, server)
     assert "FIRECREST" not in str(site.servers_of(job_id)[0].environ())
-    hidden = site.slurm.run_as("fcsalice", ["ls", "-A"]).stdout.split()
+    hidden = site.slurm.run_as(UNIX["alice"], ["ls", "-A"]).stdout.split()
     assert not [name for name in hidden if name.startswith(".firecrest")]
     alice.stop(server)
     is_over(site)

@@ -465,7 +465,9 @@ async def test_an_answer_that_trickles_in_is_cut_off_at_the_deadline() -> None:
     assert error.ambiguous and time.monotonic() - began < 3
 
 
-@pytest.mark.parametrize("bytes_", [b"garbage\r\n\r\n", b"\x16\x03\x01\x02\x00", b"HTTP/9 x\r\n\r\n"])
+@pytest.mark.parametrize(
+    "bytes_", [b"garbage\r\n\r\n", b"\x16\x03\x01\x02\x00", b"HTTP/9 x\r\n\r\n"]
+)
 async def test_what_is_not_http_is_ambiguous(bytes_: bytes) -> None:
     """R3."""
     error = await submit_to(bytes_, Unreachable)
@@ -510,7 +512,7 @@ async def test_garbage_about_a_job_is_a_bad_answer(
 async def test_one_odd_row_does_not_hide_the_others(site: Site, firecrest: FirecREST) -> None:
     """R9."""
     mine = {"jobId": 5, "name": "hub-x", "user": "alice", "status": {"state": "RUNNING"}}
-    rows = [None, {"jobId": 4}, {"status": {}}, mine, "text"]
+    rows: list[object] = [None, {"jobId": 4}, {"status": {}}, mine, "text"]
     site.standin.faults.set("list", status=200, body={"jobs": rows})
     jobs = await firecrest.jobs(site.service, "demo", name="hub-x", all_users=True)
     assert [job.id for job in jobs] == ["5"]

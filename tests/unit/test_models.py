@@ -29,7 +29,9 @@ def test_a_row_of_the_api_becomes_a_job() -> None:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("row", [None, [], "x", {}, {"jobId": "3"}, {"status": {}}, {"jobId": None, "status": {}}])  # fmt: skip
+@pytest.mark.parametrize(
+    "row", [None, [], "x", {}, {"jobId": "3"}, {"status": {}}, {"jobId": None, "status": {}}]
+)
 def test_a_row_that_is_no_job_is_an_error(row: object) -> None:
     with pytest.raises(ValueError, match="job"):
         Job.from_api(row)

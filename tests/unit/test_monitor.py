@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from firecrestspawner import monitor
 from firecrestspawner.errors import (
     BadAnswer,
     Error,
@@ -420,16 +421,39 @@ async def test_troubles_do_not_count_as_absence() -> None:
 # -- strangers and forgeries --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("changes", [{"user": "bob"}, {"name": "another"}])
 @in_virtual_time
-async def test_a_number_that_is_anothers_job_is_a_stranger(changes: dict[str, str]) -> None:
+async def test_a_number_that_is_anothers_job_is_a_stranger() -> None:
     """R10: a ~/.bashrc can print any number at the submit."""
     scene = Scene()
-    scene.cluster.put(job("7", JobState.COMPLETED, **changes))
+    scene.cluster.put(job("7", JobState.COMPLETED, user="bob"))
     watch = scene.watch("7")
     await scene.monitor.tick()
     assert watch.stranger and watch.changed.is_set()
     assert not watch.over and watch.job is None
+
+
+@in_virtual_time
+async def test_a_job_of_another_name_is_a_stranger_once_its_name_has_had_time_to_appear() -> None:
+    """R10: for seconds after a submit slurmdbd calls a job "allocation"."""
+    scene = Scene()
+    scene.cluster.put(job("7", JobState.PENDING, name="allocation"))
+    watch = scene.watch("7")
+    await scene.ticks(3)
+    assert not watch.stranger and watch.confirmed is None
+    await scene.ticks(3, apart=monitor.PLACEHOLDER_SECONDS)
+    assert watch.stranger
+
+
+@in_virtual_time
+async def test_a_name_that_appears_late_makes_the_job_ours() -> None:
+    """R10."""
+    scene = Scene()
+    scene.cluster.put(job("7", JobState.PENDING, name="allocation"))
+    watch = scene.watch("7")
+    await scene.ticks(2)
+    scene.cluster.put(job("7", JobState.RUNNING))
+    await scene.ticks(2)
+    assert not watch.stranger and watch.confirmed is not None
 
 
 @in_virtual_time

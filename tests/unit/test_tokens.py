@@ -703,9 +703,7 @@ STRANGER = RSAKey.generate_key(2048)
 FORGERIES: dict[str, Callable[[Issuer], Secret]] = {
     "alg none": unsigned,
     "HS256 with the public key": signed_with_the_public_key,
-    "HS256": lambda issuer: sign(
-        issuer, key=OctKey.import_key("x" * 32), header={"alg": "HS256"}
-    ),
+    "HS256": lambda issuer: sign(issuer, key=OctKey.import_key("x" * 32), header={"alg": "HS256"}),
     "another payload": tampered,
     "another key under the same name": lambda issuer: sign(issuer, key=STRANGER),
     "an unknown key": lambda issuer: sign(issuer, key=STRANGER, header={"kid": "unknown"}),
@@ -790,6 +788,6 @@ async def test_userinfo_tells_a_refusal_from_an_outage(issuer: Issuer, provider:
     with pytest.raises(LoginRequired):
         await provider.userinfo(Secret("nonsense"))
     for fault in ({"status": 500}, {"status": 200, "body": "<html>"}, {"reset": True}):
-        issuer.faults.set("userinfo", **fault)  # type: ignore[arg-type]
+        issuer.faults.set("userinfo", **fault)
         with pytest.raises(ProviderUnavailable):
             await provider.userinfo(token)

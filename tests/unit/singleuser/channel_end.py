@@ -1,4 +1,4 @@
-"""What does a launcher under test need around it: a Hub's end of the channel, and a server to run?"""
+"""What does a launcher under test need: a Hub's end of the channel, and a server to run?"""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ class Job:
     def seen(self) -> dict[str, Any]:
         """What the server saw, once it has started."""
         eventually(self.seen_path.exists)
-        return json.loads(self.seen_path.read_text())  # type: ignore[no-any-return]
+        return json.loads(self.seen_path.read_text())
 
 
 def eventually(condition: Callable[[], object]) -> None:

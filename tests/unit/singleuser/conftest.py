@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from tests.unit.singleuser.channel_end import (
     Hub,
     Job,
     Launch,
+    eventually,
     ticket,
 )
 
@@ -85,4 +87,12 @@ def launch(hub: Hub, tmp_path: Path) -> Iterator[Launch]:
         job.process.communicate()
         if job.seen_path.exists():
             pid = json.loads(job.seen_path.read_text())["pid"]
-            assert not Path(f"/proc/{pid}").exists(), "a server was left behind"
+            eventually(partial(_gone, pid))
+
+
+def _gone(pid: int) -> bool:
+    """Whether a process has ended, reaped or not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
