@@ -141,11 +141,7 @@ class Cluster:
         if job is None or not job.nodes:
             job = await self.monitor.confirm(watch)
         if watch.stranger:
-            raise AddressRefused(
-                "The job's number belongs to somebody else's job. The start was stopped; please "
-                "look for a script in your login shell's start-up files that changes commands.",
-                detail=f"job {watch.job_id} on {self.name} is not {watch.user}'s job of this Hub",
-            )
+            raise stranger(watch, self.name)
         if job is None or not job.nodes:
             raise NodesUnknown("The cluster has not said yet on which node the job runs.")
         nodes = await self._nodes.get()
@@ -161,6 +157,16 @@ class Cluster:
             ports=ports,
             resolve=resolve,
         )
+
+
+def stranger(watch: Watch, system: str) -> AddressRefused:
+    """The error for a job number that turned out to be somebody else's (R10)."""
+    return AddressRefused(
+        "The number the cluster gave for your job belongs to another job, so the start was "
+        "stopped. Please look for commands in your shell's start-up files (~/.bashrc) that print "
+        "text or replace the scheduler's.",
+        detail=f"job {watch.job_id} on {system} is not {watch.user}'s job of this Hub",
+    )
 
 
 class NodesUnknown(Error):

@@ -145,7 +145,8 @@ def pack_launcher() -> str:
 
 # Without the variables (a cleaned environment) the launcher's source is in the file of the
 # preamble, whose path is the argument. If that is gone although its directory is there, another
-# task of this job has taken it: this one waits (see `stand_by` in singleuser.py).
+# task of this job has taken it: this one waits (see `stand_by` in singleuser.py), unless it is the
+# one that should have acted.
 _STUB = """\
 import os,sys
 if sys.version_info<(3,8):sys.exit("[firecrestspawner] Python 3.8 or newer is needed on the node, "
@@ -154,7 +155,7 @@ s=os.environ.pop("FIRECREST_LAUNCHER","")
 f=sys.argv[1]
 try:s=s or open(f).read().split("FIRECREST_LAUNCHER=")[1].split()[0]
 except(OSError,IndexError):
- if not os.path.isdir(os.path.dirname(f)):
+ if os.environ.get("SLURM_PROCID")=="0"or not os.path.isdir(os.path.dirname(f)):
   sys.exit("[firecrestspawner] no ticket: neither its variables nor its file reached this node")
  import signal
  for n in(1,2,10,15):signal.signal(n,lambda*a:os._exit(0))

@@ -17,10 +17,9 @@ from traitlets import default
 
 from . import channel, options, script, submission
 from .client import JobRequest
-from .cluster import Cluster, Clusters, NodesUnknown
+from .cluster import Cluster, Clusters, NodesUnknown, stranger
 from .config import SpawnerConfig
 from .errors import (
-    AddressRefused,
     Error,
     FirecRESTError,
     JobEnded,
@@ -264,12 +263,7 @@ class FirecRESTSpawner(SpawnerConfig, Spawner):
         if watch is None:
             return
         if watch.stranger:
-            raise AddressRefused(
-                "The number the cluster gave for your job belongs to another job, so the start was "
-                "stopped. Please look for commands in your shell's start-up files (~/.bashrc) "
-                "that print text or replace the scheduler's.",
-                detail=f"job {watch.job_id} on {spawn.system} is not {spawn.user}'s of this Hub",
-            )
+            raise stranger(watch, spawn.system)
         if watch.ended is not None:
             raise JobEnded(how_it_ended(watch.ended))
         if watch.absent:

@@ -457,9 +457,10 @@ class ServiceAccount(Configurable):
             return tokens.access_token
 
     def _margin(self, min_validity: float) -> float:
-        # An issuer may give tokens that never have `min_validity` seconds left: half a life of
-        # those is used, rather than none (C1).
-        return min(min_validity, self._lifetime / 2)
+        # An issuer may give tokens that never have `min_validity` seconds left. Those are used for
+        # half their life (C1), but no longer than FirecREST takes them: until 30 s before the end.
+        accepted = min(self._lifetime - 10, 35)
+        return min(min_validity, max(self._lifetime / 2, accepted))
 
     async def _fetch(self, now: float) -> TokenSet:
         form = {"grant_type": "client_credentials"}

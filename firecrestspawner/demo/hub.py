@@ -68,8 +68,9 @@ class Demo:
 
     Attributes: ``url`` (public, without a slash at the end), ``hub_url`` (the Hub's own, as jobs
     see it), ``directory``, ``hub_log``, ``proxy_log``, ``database`` (the Hub's, SQLite),
-    ``temporary`` (whether the directory is), ``users``, ``issuer``, ``firecrest``, ``executor``,
-    ``hub`` and ``proxy`` (:class:`.children.Child`).
+    ``temporary`` (whether the directory is), ``users``, ``unix_users`` (login -> whom its jobs run
+    as; empty unless on Slurm), ``issuer``, ``firecrest``, ``executor``, ``hub`` and ``proxy``
+    (:class:`.children.Child`).
     """
 
     def __init__(

@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from typing import Any
+from contextlib import contextmanager
 
-import httpx
-import pytest
-
-from firecrestspawner.demo.visitor import VisitError
 from tests.journeys.person import Person
 from tests.journeys.site import Site, eventually
 
@@ -85,22 +78,6 @@ def test_a_server_that_ended_while_its_hub_was_down_is_shown_as_stopped(
     eventually(lambda: not site.remains(), what="nothing remains")
 
 
-@contextmanager
-def withheld_answers(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Jobs are submitted, and nobody is told so until this is left."""
-    submit, over = site.executor.submit, threading.Event()
-
-    def submit_in_silence(*arguments: Any) -> str:
-        job_id = submit(*arguments)
-        over.wait(30)
-        return job_id
-
-    with monkeypatch.context() as patch:
-        patch.setattr(site.executor, "submit", submit_in_silence)
-        yield
-        over.set()
-
-
 def start_and_kill(site: Site) -> None:
     """kill -9 a Hub that has hardly begun."""
     beginning = "Running JupyterHub version"
@@ -108,13 +85,3 @@ def start_and_kill(site: Site) -> None:
     site.start_hub(wait=False)
     eventually(lambda: site.hub_log.read_text().count(beginning) > before, what=beginning)
     site.kill_hub()
-
-
-@contextmanager
-def kept_waiting(person: Person) -> Iterator[None]:
-    """A server is asked for; the page may never be answered."""
-    with ThreadPoolExecutor(1) as browser:
-        page = browser.submit(person.ask_for_server)
-        yield
-        with suppress(VisitError, httpx.HTTPError):
-            page.result()

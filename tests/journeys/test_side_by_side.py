@@ -15,9 +15,15 @@ def who(person: Person, server: str = "") -> str | None:
     return person.run(person.start_kernel(server), WHO.format("JUPYTERHUB_SERVER_NAME"))
 
 
+def grants_of_the_service_account(site: Site) -> int:
+    """How often the issuer was asked for its token."""
+    return sum(seen.grant_type == "client_credentials" for seen in site.issuer.requests)
+
+
 def test_servers_of_one_user_and_of_two_run_side_by_side(site: Site, alice: Person, bob: Person):
     """R7: stopping one server leaves the others alone; C1: N servers cost one list a tick and one
     token of the service account."""
+    granted = grants_of_the_service_account(site)
     alice.ask_for_server()
     alice.ask_for_server("second")
     bob.ask_for_server()
@@ -41,8 +47,7 @@ def test_servers_of_one_user_and_of_two_run_side_by_side(site: Site, alice: Pers
     assert set(site.requests(settled)) == {"list"}
     ticks = [record.at for record in list(site.firecrest.requests)[settled:]]
     assert all(later - tick > 1.5 for tick, later in pairwise(ticks)), ticks
-    grants = [seen for seen in site.issuer.requests if seen.grant_type == "client_credentials"]
-    assert len(grants) == 1
+    assert grants_of_the_service_account(site) - granted <= 1
     bob.stop("queued")
 
     alice.stop("second")

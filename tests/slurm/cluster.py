@@ -72,7 +72,7 @@ class SlurmSite(Site):
 
     def wait_for_empty_queue(self, user: str) -> None:
         """Wait until nothing of the user's is queued, runs, or is still being cleaned up."""
-        eventually(lambda: not self.queue(user), what=f"empty is the queue: {self.queue(user)}")
+        eventually(lambda: not self.queue(user), what=f"{user} has no job")
 
     def end(self, job_id: str) -> str:
         """The job's last state, with who cancelled it, as accounting has it."""
@@ -83,7 +83,7 @@ class SlurmSite(Site):
             shown[:] = self.slurm.administer("sacct", *columns, "-j", job_id).strip().split("|")
             return shown[-1] not in ("", "Unknown")
 
-        eventually(over, LAG, f"job {job_id} is over, but {shown}")
+        eventually(over, LAG, f"job {job_id} is over")
         return shown[0]
 
     # -- processes ---------------------------------------------------------------------------

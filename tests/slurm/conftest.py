@@ -68,7 +68,7 @@ def site(shared_site: SlurmSite, request: pytest.FixtureRequest) -> Iterator[Slu
     for line in shared_site.slurm.administer("squeue", "-h", "-o", "%i %u").splitlines():
         # Of a failed test: the next one finds an empty queue.
         shared_site.slurm.administer("scancel", line.split()[0])
-    eventually(lambda: not shared_site.remains(), LAG, f"gone are {shared_site.remains()}")
+    eventually(lambda: not shared_site.remains(), LAG, "nothing remains")
     for user in ("alice", "bob"):
         shared_site.wait_for_empty_queue(user)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import subprocess
 import sys
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -73,6 +76,8 @@ def test_a_server_on_slurm_outlives_its_hub(site: SlurmSite, alice: Person):
 def test_the_demo_goes_through_it_all_on_slurm(slurm: Slurm, tmp_path: Path):
     """``firecrestspawner demo --smoke --executor slurm``, by root: nobody there is called alice."""
     program = Path(sys.executable).with_name("firecrestspawner")
+    home = Path(pwd.getpwuid(os.geteuid()).pw_dir)
+    began = time.time()
     done = subprocess.run(
         [program, "demo", "--smoke", "--executor", "slurm", "--directory", tmp_path / "demo"],
         env={"PATH": "/usr/local/bin:/usr/bin:/bin", **slurm.env},
@@ -83,7 +88,10 @@ def test_the_demo_goes_through_it_all_on_slurm(slurm: Slurm, tmp_path: Path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"Jobs of alice run as the Unix user {unix_users(['alice'])['alice']}." in done.stdout
     assert "Everything works" in done.stdout
-    eventually(lambda: not slurm.administer("squeue", "-h"), what="an empty queue")
+    eventually(lambda: not slurm.administer("squeue", "-h"), what="the queue is empty")
+    # A job's log stays where Slurm puts it.
+    (log,) = (log for log in home.glob("jupyter-*.log") if log.stat().st_mtime >= began)
+    log.unlink()
 
 
 def test_a_login_without_a_usable_account_runs_as_who_started_the_demo(

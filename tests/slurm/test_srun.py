@@ -24,7 +24,7 @@ def goes_round(site: SlurmSite, alice: Person, server: str) -> str:
 
 def is_over(site: SlurmSite) -> None:
     """No process of the step is left on any node, nor Slurm's own for it."""
-    eventually(lambda: not site.leftovers(), what=f"gone are {site.leftovers()}")
+    eventually(lambda: not site.leftovers(), what="the step is gone")
     site.wait_for_empty_queue("alice")
 
 

@@ -169,6 +169,12 @@ def test_the_stub_says_when_neither_variable_nor_file_reached_it(tmp_path: Path,
     assert done.stderr.count("\n") == 1
 
 
+def test_the_stub_of_rank_0_does_not_wait_for_a_file_that_is_not_there(tmp_path: Path) -> None:
+    done = stub(tmp_path, str(tmp_path / ".firecrest-x"), SLURM_PROCID="0")
+    assert done.returncode == 1
+    assert done.stderr.startswith("[firecrestspawner] no ticket")
+
+
 def test_an_older_python_gets_one_clear_line(tmp_path: Path) -> None:
     done = stub(tmp_path, "", before="import sys; sys.version_info = (3, 6, 15); ")
     assert done.returncode == 1

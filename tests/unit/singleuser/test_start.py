@@ -133,7 +133,7 @@ def test_a_hub_that_is_away_at_first_is_waited_for(
         reserved.bind(("127.0.0.1", 0))
         away = reserved.getsockname()[1]
         blob = script.encode_ticket(f"http://127.0.0.1:{away}/", f"{SPAWN_ID}.{TICKET_SECRET}", 15)
-        job = launch(env={"FIRECREST_TICKET": blob})
+        job = launch(env={"FIRECREST_TICKET": blob}, pace={"FAREWELL": 0.1})
         assert job.process.stderr
         assert "waiting for the Hub" in job.process.stderr.readline()
         real = hub.server.server_port

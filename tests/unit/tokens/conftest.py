@@ -1,0 +1,86 @@
+"""Which issuer, vault and store does each of these tests get?"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from firecrestspawner import tokens as product
+from firecrestspawner.demo.issuer import DEFAULT_CLIENTS, Issuer
+from firecrestspawner.models import Secret
+from firecrestspawner.tokens import (
+    Provider,
+    ServiceAccount,
+    TokenClient,
+    TokenStore,
+)
+from tests.unit.tokens.issuing import (
+    HUB_SECRET,
+    ODD,
+    Clock,
+    MemoryVault,
+)
+
+
+@pytest.fixture(scope="module")
+def shared_issuer() -> Iterator[Issuer]:
+    with Issuer(clients=[*DEFAULT_CLIENTS, ODD]) as issuer:
+        yield issuer
+
+
+@pytest.fixture
+def issuer(shared_issuer: Issuer) -> Iterator[Issuer]:
+    shared_issuer._app._seen.clear()
+    lifetime = shared_issuer.lifetimes.access_token
+    yield shared_issuer
+    shared_issuer.lifetimes.access_token = lifetime
+    shared_issuer.faults.clear()
+    shared_issuer.start()
+
+
+@pytest.fixture
+async def provider(issuer: Issuer) -> AsyncIterator[Provider]:
+    client = TokenClient("jupyterhub", Secret(HUB_SECRET), deadline=5)
+    yield Provider(issuer.url, client)
+    await client.aclose()
+
+
+@pytest.fixture
+def vault(issuer: Issuer) -> MemoryVault:
+    """alice's tokens, which expire in five seconds."""
+    return MemoryVault(issuer.log_in("alice"))
+
+
+@pytest.fixture
+def store(provider: Provider) -> TokenStore:
+    return TokenStore(provider, lambda vault: vault)
+
+
+@pytest.fixture
+async def make_account(issuer: Issuer) -> AsyncIterator[Callable[..., ServiceAccount]]:
+    made = []
+
+    def make(**settings: Any) -> ServiceAccount:
+        defaults = {
+            "client_id": "jupyterhub-service",
+            "client_secret": "demo-service-secret",
+            "token_url": f"{issuer.url}/protocol/openid-connect/token",
+        }
+        made.append(ServiceAccount(**defaults | settings))
+        return made[-1]
+
+    yield make
+    for account in made:
+        await account.aclose()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(
+        product, "time", SimpleNamespace(monotonic=clock.monotonic, time=clock.time)
+    )
+    return clock
