@@ -46,7 +46,8 @@ oldest: $(OLDEST)/.ready
 
 $(READY): setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python >= 3.10 is needed: make PYTHON=...")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { $(PYTHON) -m venv --without-pip $(VENV) && \
+	  $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; } # no ensurepip on bare Debian
 	$(BIN)/python -m pip install --quiet -e '.[demo,test,dev]'
 	$(BIN)/python -m firecrestspawner.demo.proxy
 	touch $@

@@ -103,6 +103,9 @@ class FirecRESTSpawner(SpawnerConfig, Spawner):
         except ValueError as error:
             self.log.error("%s: the stored state cannot be used: %s", self._log_name, error)
             return
+        for stone in self.tombstones:
+            if stone.line.spawn_id == self.spawn.id:  # the Hub died in the middle of a stop
+                self.spawn.line.ended = stone.line.ended
         self.api_token = self.spawn.api_token.reveal()
         self._switchboard.plug(self.spawn.id, self)
         if self.spawn.job_id:

@@ -9,7 +9,6 @@ import sqlite3
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import httpx
 from cryptography.fernet import Fernet
@@ -147,7 +146,3 @@ class Site(Demo):
         environ = self._hub_environ()
         names = ("OAUTH_CLIENT_SECRET", "SA_CLIENT_SECRET", *self._secrets)
         return {name: environ[name] for name in names}
-
-    def hub_host(self) -> str:
-        """``host:port`` of the Hub itself."""
-        return urlsplit(self.hub_url).netloc

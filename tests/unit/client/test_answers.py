@@ -19,7 +19,7 @@ from firecrestspawner.errors import (
 from firecrestspawner.models import JobState, Secret
 from tests.unit.client.api import REQUEST, SCRIPT, SECRET, Site, failure, shown
 
-# -- what goes well ---------------------------------------------------------------------------------
+# -- what goes well ------------------------------------------------------------------------------
 
 
 async def test_a_job_is_submitted_seen_and_cancelled(site: Site, firecrest: FirecREST) -> None:
@@ -86,7 +86,7 @@ async def test_users_share_the_client_and_not_their_tokens(
     )
 
 
-# -- refusals and failures with a status ------------------------------------------------------------
+# -- refusals and failures with a status ---------------------------------------------------------
 
 #: status -> error, whether the job may exist all the same (R3), a word of the user's sentence.
 STATUSES: list[tuple[int, type[FirecRESTError], bool, str]] = [

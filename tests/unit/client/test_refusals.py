@@ -17,7 +17,7 @@ from firecrestspawner.errors import (
 from firecrestspawner.models import Secret
 from tests.unit.client.api import REQUEST, SCRIPT, SECRET, Site, failure, shown
 
-# -- the scheduler's own refusals -------------------------------------------------------------------
+# -- the scheduler's own refusals ----------------------------------------------------------------
 
 
 async def test_sbatchs_own_sentence_reaches_the_user(site: Site, firecrest: FirecREST) -> None:
@@ -83,7 +83,7 @@ async def test_an_sbatch_that_lost_its_answer_has_refused_nothing(
     assert reason in caught.value.message
 
 
-# -- secrets in errors ------------------------------------------------------------------------------
+# -- secrets in errors ---------------------------------------------------------------------------
 
 
 async def test_a_400_that_echoes_the_request_is_not_quoted(

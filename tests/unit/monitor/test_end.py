@@ -20,7 +20,7 @@ from tests.unit.monitor.scene import (
 )
 from tests.unit.virtual_time import in_virtual_time
 
-# -- what ends a server -----------------------------------------------------------------------------
+# -- what ends a server --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("state", [state for state in JobState if state.terminal])
@@ -60,7 +60,7 @@ async def test_the_end_is_noticed_within_a_tick() -> None:
     await until(watch, lambda: watch.over, scene.monitor.slow + 1)
 
 
-# -- what proves nothing ----------------------------------------------------------------------------
+# -- what proves nothing -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("error", TROUBLES, ids=lambda error: type(error).__name__)
@@ -169,7 +169,7 @@ async def test_a_monitor_survives_what_nobody_foresaw(caplog: pytest.LogCaptureF
     assert watch.over
 
 
-# -- absence ----------------------------------------------------------------------------------------
+# -- absence -------------------------------------------------------------------------------------
 
 
 @in_virtual_time

@@ -22,7 +22,7 @@ from tests.unit.monitor.scene import (
 )
 from tests.unit.virtual_time import in_virtual_time
 
-# -- strangers and forgeries ------------------------------------------------------------------------
+# -- strangers and forgeries ---------------------------------------------------------------------
 
 
 @in_virtual_time
@@ -131,7 +131,7 @@ async def test_a_renamed_job_is_believed_again_when_it_agrees() -> None:
     assert watch.over
 
 
-# -- lists that fail --------------------------------------------------------------------------------
+# -- lists that fail -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("error", [Unwell("Poisoned."), BadAnswer("Garbage."), Unreachable("-")])

@@ -34,7 +34,7 @@ from tests.unit.tokens.issuing import (
     shown,
 )
 
-# -- users' tokens: R4 ------------------------------------------------------------------------------
+# -- users' tokens: R4 ---------------------------------------------------------------------------
 
 
 async def test_a_fresh_token_costs_no_request(
@@ -183,7 +183,7 @@ async def test_one_users_refresh_does_not_hold_up_anothers(
     await alice
 
 
-# -- who is logged out: R5 --------------------------------------------------------------------------
+# -- who is logged out: R5 -----------------------------------------------------------------------
 
 
 async def test_an_ended_session_needs_a_login(
