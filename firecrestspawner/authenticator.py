@@ -23,7 +23,9 @@ from .cluster import own_addresses
 from .errors import Error, LoginRequired
 from .handlers import JobChannelHandler, Switchboard
 from .models import Secret, TokenSet
-from .tokens import Provider, TokenClient, TokenStore, at_shutdown, write_tokens
+from .oidc import Provider, TokenClient
+from .shutdown import at_shutdown
+from .tokens import TokenStore, write_tokens
 from .vault import UserVault
 
 log = logging.getLogger(__name__)

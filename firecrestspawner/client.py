@@ -36,7 +36,7 @@ from .errors import (
     Unwell,
 )
 from .models import TEXT_LIMIT, Job, Secret
-from .tokens import ServiceAccount
+from .service import ServiceAccount
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -20,7 +20,8 @@ from .client import FirecREST, JobRequest, System, as_service
 from .errors import AddressRefused, Error, FirecRESTError, OptionsError
 from .models import Secret
 from .monitor import JobMonitor, Watch
-from .tokens import ServiceAccount, at_shutdown
+from .service import ServiceAccount
+from .shutdown import at_shutdown
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

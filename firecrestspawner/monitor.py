@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from .client import FirecREST, as_service
 from .errors import Error, FirecRESTError, NotFound
 from .models import Job, JobState
-from .tokens import ServiceAccount
+from .service import ServiceAccount
 
 log = logging.getLogger(__name__)
 

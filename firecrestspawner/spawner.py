@@ -30,8 +30,8 @@ from .models import Secret
 from .monitor import Watch
 from .progress import Stage, event, how_it_ended
 from .refusal import refuse
+from .service import ServiceAccount
 from .spawn import TOMBSTONES, Spawn, Tombstone
-from .tokens import ServiceAccount
 from .vault import seal, unseal
 
 #: Seconds between looks while something is awaited that no message announces.

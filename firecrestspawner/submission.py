@@ -17,8 +17,8 @@ from .client import JobRequest, System
 from .config import SpawnerConfig
 from .errors import ConfigurationError, OptionsError
 from .models import Secret
+from .oidc import Provider
 from .spawn import Spawn
-from .tokens import Provider
 
 
 def check(config: SpawnerConfig, system: str, environment: Mapping[str, str]) -> None:

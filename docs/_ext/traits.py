@@ -15,8 +15,8 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from firecrestspawner.authenticator import FirecRESTAuthenticator
+from firecrestspawner.service import ServiceAccount
 from firecrestspawner.spawner import FirecRESTSpawner
-from firecrestspawner.tokens import ServiceAccount
 
 CLASSES = {
     each.__name__: each for each in (FirecRESTAuthenticator, FirecRESTSpawner, ServiceAccount)

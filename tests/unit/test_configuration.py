@@ -17,8 +17,8 @@ from traitlets.config.loader import PyFileConfigLoader
 
 from firecrestspawner import configure
 from firecrestspawner.authenticator import FirecRESTAuthenticator
+from firecrestspawner.service import ServiceAccount
 from firecrestspawner.spawner import FirecRESTSpawner
-from firecrestspawner.tokens import ServiceAccount
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "jupyterhub_config.py"

@@ -12,7 +12,7 @@ import pytest
 
 from firecrestspawner.authenticator import FirecRESTAuthenticator
 from firecrestspawner.config import SpawnerConfig
-from firecrestspawner.tokens import ServiceAccount
+from firecrestspawner.service import ServiceAccount
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"

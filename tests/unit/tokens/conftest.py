@@ -8,15 +8,12 @@ from typing import Any
 
 import pytest
 
-from firecrestspawner import tokens as product
+from firecrestspawner import oidc, service, tokens
 from firecrestspawner.demo.issuer import DEFAULT_CLIENTS, Issuer
 from firecrestspawner.models import Secret
-from firecrestspawner.tokens import (
-    Provider,
-    ServiceAccount,
-    TokenClient,
-    TokenStore,
-)
+from firecrestspawner.oidc import Provider, TokenClient
+from firecrestspawner.service import ServiceAccount
+from firecrestspawner.tokens import TokenStore
 from tests.unit.tokens.issuing import (
     HUB_SECRET,
     ODD,
@@ -80,7 +77,8 @@ async def make_account(issuer: Issuer) -> AsyncIterator[Callable[..., ServiceAcc
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(
-        product, "time", SimpleNamespace(monotonic=clock.monotonic, time=clock.time)
-    )
+    for module in (oidc, service, tokens):
+        monkeypatch.setattr(
+            module, "time", SimpleNamespace(monotonic=clock.monotonic, time=clock.time)
+        )
     return clock

@@ -123,7 +123,7 @@ def service_requests(issuer: Issuer) -> int:
 
 
 class Clock:
-    """Takes the place of the module ``time`` in the product's tokens module."""
+    """Takes the place of the module ``time`` in the product's modules about tokens."""
 
     def __init__(self) -> None:
         self.ahead = 0.0

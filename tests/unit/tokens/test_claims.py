@@ -20,9 +20,7 @@ from firecrestspawner.errors import (
     ProviderUnavailable,
 )
 from firecrestspawner.models import Secret
-from firecrestspawner.tokens import (
-    Provider,
-)
+from firecrestspawner.oidc import Provider
 from tests.unit.tokens.issuing import (
     Clock,
     shown,

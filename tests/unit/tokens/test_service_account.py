@@ -20,10 +20,8 @@ from firecrestspawner.errors import (
     Unwell,
 )
 from firecrestspawner.models import Secret
-from firecrestspawner.tokens import (
-    ServiceAccount,
-    TokenClient,
-)
+from firecrestspawner.oidc import TokenClient
+from firecrestspawner.service import ServiceAccount
 from tests.unit import raw_server
 from tests.unit.raw_server import RawServer
 from tests.unit.tokens.issuing import (

@@ -19,11 +19,8 @@ from firecrestspawner.errors import (
     ProviderUnavailable,
 )
 from firecrestspawner.models import Secret
-from firecrestspawner.tokens import (
-    Provider,
-    TokenClient,
-    TokenStore,
-)
+from firecrestspawner.oidc import Provider, TokenClient
+from firecrestspawner.tokens import TokenStore
 from tests.unit.tokens.issuing import (
     HUB_SECRET,
     INVALID_GRANT,

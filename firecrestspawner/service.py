@@ -1,0 +1,118 @@
+"""Whose token does the Hub look at jobs with? Its own client-credentials account's (S5)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from traitlets import Unicode
+from traitlets.config import Configurable
+
+from .errors import ConfigurationError, LoginRequired, ProviderUnavailable
+from .models import Secret, TokenSet
+from .oidc import UNAVAILABLE, TokenClient, token_set
+from .tokens import MARGIN
+
+# Seconds: of a service token whose answer states no life, and before one that is refused is
+# replaced: an API that refuses every token must not cost the issuer one for each request.
+_UNSTATED_LIFE = 120.0
+_FORGET_COOLDOWN = 60.0
+
+
+class ServiceAccount(Configurable):
+    """The Hub's own account at the issuer (client credentials, RFC 6749 section 4.4).
+
+    It looks at jobs and never starts or stops any.
+    """
+
+    client_id = Unicode(help="Client id of the service account. Environment: SA_CLIENT_ID.").tag(
+        config=True
+    )
+    client_secret = Unicode(
+        help="Client secret of the service account. Environment: SA_CLIENT_SECRET."
+    ).tag(config=True)
+    token_url = Unicode(
+        help="The token endpoint the service account uses. Environment: SA_AUTH_TOKEN_URL. "
+        "Example: ``https://sso.example.org/realms/hpc/protocol/openid-connect/token``"
+    ).tag(config=True)
+    scope = Unicode(
+        help="Scopes to ask for, separated by spaces; empty for the client's defaults."
+    ).tag(config=True)
+
+    _ENVIRONMENT: ClassVar = {
+        "client_id": "SA_CLIENT_ID",
+        "client_secret": "SA_CLIENT_SECRET",
+        "token_url": "SA_AUTH_TOKEN_URL",
+    }
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        for name, variable in self._ENVIRONMENT.items():
+            if not getattr(self, name):
+                setattr(self, name, os.environ.get(variable, ""))
+        self._client = TokenClient(self.client_id, Secret(self.client_secret))
+        self._tokens: TokenSet | None = None
+        self._fetched_at = 0.0
+        self._lifetime = 0.0
+        self._lock = asyncio.Lock()
+
+    def check(self) -> None:
+        """Raise ConfigurationError, naming what to set, unless the account is configured."""
+        for name, variable in self._ENVIRONMENT.items():
+            if not getattr(self, name):
+                raise ConfigurationError(
+                    "The Hub is not fully configured. Please tell the administrators.",
+                    detail=f"set c.ServiceAccount.{name} (or the environment variable {variable})",
+                )
+
+    async def get(self, min_validity: float = MARGIN) -> Secret:
+        """An access token that lives ``min_validity`` seconds more; single-flight (C1).
+
+        Raises ProviderUnavailable; a refusal of the account's credentials is one, too: no user
+        can do anything about it.
+        """
+        async with self._lock:
+            # Monotonic time: the Hub's clock may be set while it runs.
+            now = time.monotonic()
+            tokens = self._tokens
+            if tokens is None or tokens.expires_soon(self._margin(min_validity), now=now):
+                tokens = self._tokens = await self._fetch(now)
+                self._fetched_at = now
+                self._lifetime = (tokens.expires_at or now) - now
+            return tokens.access_token
+
+    def _margin(self, min_validity: float) -> float:
+        # An issuer may give tokens that never have `min_validity` seconds left. Those are used for
+        # half their life (C1), but no longer than FirecREST takes them: until 30 s before the end.
+        accepted = min(self._lifetime - 10, 35)
+        return min(min_validity, max(self._lifetime / 2, accepted))
+
+    async def _fetch(self, now: float) -> TokenSet:
+        form = {"grant_type": "client_credentials"}
+        if self.scope:
+            form["scope"] = self.scope
+        try:
+            answer = await self._client.token(self.token_url, form)
+        except LoginRequired as error:
+            raise ProviderUnavailable(UNAVAILABLE, detail=error.detail) from None
+        tokens = token_set(answer, now=now)
+        if tokens.expires_at is None:
+            # RFC 6749 section 5.1 only recommends expires_in.
+            tokens = replace(tokens, expires_at=now + _UNSTATED_LIFE)
+        return tokens
+
+    def forget(self, token: Secret) -> None:
+        """Drop ``token``, which FirecREST refused, unless it has been replaced or is new (C1)."""
+        current = self._tokens
+        if (
+            current is not None
+            and current.access_token == token
+            and time.monotonic() - self._fetched_at > _FORGET_COOLDOWN
+        ):
+            self._tokens = None
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
