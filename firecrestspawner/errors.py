@@ -6,6 +6,7 @@ Every error the project raises on purpose hangs from one tree::
     ├── ConfigurationError      500    the admin has to change something
     ├── OptionsError            400    the user asked for something that cannot be asked for
     ├── LoginRequired           403    the identity provider refused for good: log in again
+    ├── PermissionDenied        403    the access token lacks a permission the Hub requires
     ├── ProviderUnavailable     503    the identity provider is away: nothing is concluded from it
     ├── AddressRefused          502    a job reported an address the Hub must not connect to (S8)
     ├── JobEnded                500    the job ended before its server was ready
@@ -66,6 +67,13 @@ class LoginRequired(Error):
 
     status = 403
     reason = "login-required"
+
+
+class PermissionDenied(Error):
+    """The verified access token lacks a permission that the Hub requires of its users."""
+
+    status = 403
+    reason = "permission-denied"
 
 
 class ProviderUnavailable(Error):

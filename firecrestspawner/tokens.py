@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .errors import LoginRequired, ProviderUnavailable
@@ -58,6 +59,29 @@ def write_tokens(tokens: TokenSet) -> dict[str, Any]:
         "id_token": tokens.id_token.reveal() if tokens.id_token else None,
         "scope": tokens.scope.split(),
     }
+
+
+@dataclass(frozen=True)
+class Session:
+    """A user's session at the issuer, as far as it is known here.
+
+    ``expires_at`` is when it ends unless it is used (Unix seconds), None when the issuer gives its
+    sessions no end that it tells.
+    """
+
+    valid: bool
+    expires_at: float | None
+
+
+def read_session(auth_state: Mapping[str, Any] | None, *, now: float | None = None) -> Session:
+    """What a stored auth_state says of the session; asks nobody."""
+    now = time.time() if now is None else now
+    try:
+        tokens = read_tokens(auth_state or {})
+    except ValueError:
+        return Session(False, None)
+    ends = tokens.expires_at if tokens.refresh_token is None else tokens.refresh_expires_at
+    return Session(ends is None or ends > now, ends)
 
 
 class TokenStore:
