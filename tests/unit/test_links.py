@@ -38,9 +38,7 @@ def test_what_is_no_plain_path_is_refused(target: str):
     assert local_path(target, "/") is None
 
 
-@pytest.mark.parametrize(
-    "target", ["/", "/hub/home", "/user/alice/lab?x", "/hub/spawn?a=//b#c"]
-)
+@pytest.mark.parametrize("target", ["/", "/hub/home", "/user/alice/lab?x", "/hub/spawn?a=//b#c"])
 def test_a_path_on_the_hub_is_taken_as_it_is(target: str):
     """S6."""
     assert local_path(target, "/") == target
