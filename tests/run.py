@@ -104,7 +104,9 @@ def _skips(report: Path) -> list[str]:
 
 def _in_no_tier() -> list[str]:
     """A test file that no tier looks at would be a test nobody runs."""
-    homes = [ROOT / path for tier in TIERS for path in tier.paths if path != "tests"]
+    # The tests of a directory named after its tier are marked by its conftest.py.
+    homes = {ROOT / path for tier in TIERS for path in (*tier.paths, f"tests/{tier.name}")}
+    homes.remove(ROOT / "tests")
     strays = [
         path
         for path in (ROOT / "tests").rglob("test_*.py")

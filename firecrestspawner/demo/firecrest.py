@@ -145,6 +145,8 @@ class FirecREST:
         listener = socket.socket(proto=socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((self.host, self.port))
+        # Now: two sockets may be bound to one port, and only here is one of them refused.
+        listener.listen(128)
         self.port = listener.getsockname()[1]
         config = uvicorn.Config(
             self,
@@ -161,7 +163,9 @@ class FirecREST:
             target=self._server.run, kwargs={"sockets": [listener]}, daemon=True
         )
         self._thread.start()
-        self._server.up.wait()
+        while not self._server.up.wait(0.1):
+            if not self._thread.is_alive():
+                raise RuntimeError("the FirecREST stand-in ended before it served")
         return self
 
     def stop(self) -> None:

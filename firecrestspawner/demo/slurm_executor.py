@@ -70,8 +70,9 @@ def _has_account(name: str) -> bool:
             extra_groups=os.getgrouplist(name, account.pw_gid),
             capture_output=True,
             check=False,
+            timeout=20,
         )
-    except (KeyError, OSError):
+    except (KeyError, OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 
+import psutil
 import pytest
 
 from tests.journeys.person import Person
@@ -108,8 +109,9 @@ def test_a_job_that_dies_without_a_word_is_shown_as_stopped(site: SlurmSite, ali
     alice.start()
     token, job_id = site.api_token("alice"), site.job_id("alice")
     for process in site.leftovers():
-        if process.username() == UNIX["alice"]:
-            process.kill()
+        with suppress(psutil.NoSuchProcess):  # a child may go with its parent
+            if process.username() == UNIX["alice"]:
+                process.kill()
     alice.wait_until_gone(timeout=30.0)
     assert site.end(job_id) == "FAILED"
     assert site.hub_status(token) == 403

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import pwd
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -73,21 +75,35 @@ def test_a_server_on_slurm_outlives_its_hub(site: SlurmSite, alice: Person):
     assert site.hub_status(token) == 403
 
 
+def watched(command: Sequence[str | Path], environ: dict[str, str]) -> tuple[int, str]:
+    """The exit code of a command and what it said; of one that hangs, where it does."""
+    process = subprocess.Popen(
+        command,
+        env={**environ, "PYTHONFAULTHANDLER": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        said, _ = process.communicate(timeout=180)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)
+        said, _ = process.communicate(timeout=60)
+    return process.returncode, said
+
+
 def test_the_demo_goes_through_it_all_on_slurm(slurm: Slurm, tmp_path: Path):
     """``firecrestspawner demo --smoke --executor slurm``, by root: nobody there is called alice."""
     program = Path(sys.executable).with_name("firecrestspawner")
     home = Path(pwd.getpwuid(os.geteuid()).pw_dir)
     began = time.time()
-    done = subprocess.run(
+    code, said = watched(
         [program, "demo", "--smoke", "--executor", "slurm", "--directory", tmp_path / "demo"],
-        env={"PATH": "/usr/local/bin:/usr/bin:/bin", **slurm.env},
-        capture_output=True,
-        text=True,
-        timeout=180,
+        {"PATH": "/usr/local/bin:/usr/bin:/bin", **slurm.env},
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"Jobs of alice run as the Unix user {unix_users(['alice'])['alice']}." in done.stdout
-    assert "Everything works" in done.stdout
+    assert code == 0, said
+    assert f"Jobs of alice run as the Unix user {unix_users(['alice'])['alice']}." in said
+    assert "Everything works" in said
     eventually(lambda: not slurm.administer("squeue", "-h"), what="the queue is empty")
     # A job's log stays where Slurm puts it.
     (log,) = (log for log in home.glob("jupyter-*.log") if log.stat().st_mtime >= began)
