@@ -359,8 +359,9 @@ class FirecRESTSpawner(SpawnerConfig, Spawner):
         return 1 if ended is None else ended.exit_status
 
     async def get_url(self) -> str:
-        """Where the server is, from memory."""
-        return (self.spawn.url if self.spawn else "") or self.server.url
+        """Where the server is, from memory; with its path, as the Hub writes it (init_spawners)."""
+        where = self.spawn.url if self.spawn else ""
+        return f"{where}{self.server.base_url}" if where else self.server.url
 
     async def progress(self) -> AsyncGenerator[dict[str, Any], None]:
         """Events for the pending page, from cached state only; any number of tabs may read."""

@@ -1,0 +1,174 @@
+"""Which Hub does a spawner under test live in? Its database and users are JupyterHub's own."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from jupyterhub import orm
+from jupyterhub.crypto import CryptKeeper
+from jupyterhub.objects import Hub
+from jupyterhub.user import UserDict
+from traitlets.config import Config
+
+from firecrestspawner.client import JobRequest, System
+from firecrestspawner.cluster import Clusters
+from firecrestspawner.errors import Error, NotFound
+from firecrestspawner.handlers import Switchboard
+from firecrestspawner.models import Job, JobState, Secret, TokenSet
+from firecrestspawner.spawner import FirecRESTSpawner
+
+NAME = "hub-1"
+URL = "http://api"
+
+
+def job(job_id: str, state: JobState = JobState.PENDING, **fields: Any) -> Job:
+    nodes = "" if state is JobState.PENDING else "nid001"
+    return Job(id=job_id, state=state, **{"name": NAME, "user": "alice", "nodes": nodes, **fields})
+
+
+class Api:
+    """FirecREST. Answers of submits are used up one by one; an error among them is raised."""
+
+    def __init__(self) -> None:
+        self.described = System("daint")
+        self.submits: list[str | Error] = []
+        self.requests: list[JobRequest] = []
+        self.jobs_by_id: dict[str, Job] = {}
+        self.calls: list[str] = []
+        self.list_error: Error | None = None
+
+    def put(self, *jobs: Job) -> None:
+        self.jobs_by_id |= {job.id: job for job in jobs}
+
+    async def systems(self, token: Secret) -> dict[str, System]:
+        return {self.described.name: self.described}
+
+    async def nodes(self, token: Secret, system: str) -> dict[str, tuple[str, ...]]:
+        return {"nid001": ("10.1.0.1",)}
+
+    async def submit(self, token: Secret, system: str, request: JobRequest) -> str:
+        self.calls.append("submit")
+        self.requests.append(request)
+        answer = self.submits.pop(0)
+        if isinstance(answer, Error):
+            raise answer
+        self.put(job(answer))
+        return answer
+
+    async def jobs(
+        self, token: Secret, system: str, *, name: str, all_users: bool, window: str | None = None
+    ) -> list[Job]:
+        if not all_users:
+            self.calls.append("list")
+        if self.list_error is not None:
+            raise self.list_error
+        return list(self.jobs_by_id.values())
+
+    async def job(self, token: Secret, system: str, job_id: str) -> Job:
+        self.calls.append(f"job {job_id}")
+        if job_id not in self.jobs_by_id:
+            raise NotFound("No such job.")
+        return self.jobs_by_id[job_id]
+
+    async def cancel(self, token: Secret, system: str, job_id: str) -> None:
+        self.calls.append(f"cancel {job_id}")
+        self.put(job(job_id, JobState.CANCELLED))
+
+    async def aclose(self) -> None:
+        pass
+
+
+class Account:
+    """A service account that always has a token."""
+
+    def check(self) -> None:
+        pass
+
+    async def get(self, min_validity: float = 0) -> Secret:
+        return Secret("service")
+
+    async def aclose(self) -> None:
+        pass
+
+
+class Logins:
+    """The users' tokens and the issuer; ``error`` is why there is no token."""
+
+    def __init__(self) -> None:
+        self.error: Error | None = None
+        self.token_store = self.provider = self
+
+    async def get(self, user: Any) -> TokenSet:
+        if self.error is not None:
+            raise self.error
+        return TokenSet(Secret("alices"), None)
+
+    async def claims(self, token: Secret) -> dict[str, Any]:
+        return {"preferred_username": "alice"}
+
+
+class Scene:
+    """A Hub with one user, alice. ``restart`` makes a new process of it, over the same database."""
+
+    def __init__(self, api: Api) -> None:
+        self.api = api
+        self.logins = Logins()
+        self.config = Config(
+            FirecRESTSpawner={
+                "firecrest_url": URL,
+                "system": "daint",
+                "job_name": NAME,
+                "stop_patience": 1,
+                "hub_connect_url": "http://10.0.0.9:8081",
+            }
+        )
+        self.factory = orm.new_session_factory("sqlite:///:memory:")
+        self.db = self.factory()
+        self.row = orm.User(name="alice")
+        self.db.add_all([self.row, orm.OAuthClient(identifier="jupyterhub")])
+        self.db.commit()
+        self.new_key()
+        self._clusters: list[Clusters] = []
+        self.restart()
+
+    def restart(self) -> None:
+        self._clusters.append(Clusters(Account(), frozenset()))  # type: ignore[arg-type]
+        self.switchboard = Switchboard()
+        settings = {
+            "firecrest_switchboard": self.switchboard,
+            "firecrest_clusters": self._clusters[-1],
+            "spawner_class": FirecRESTSpawner,
+            "authenticator": self.logins,
+            "config": self.config,
+            "hub": Hub(),
+        }
+        self.users = UserDict(self.factory, settings)
+        self.user = self.users.add(self.row)
+
+    def new_key(self) -> None:
+        """Another JUPYTERHUB_CRYPT_KEY than before."""
+        CryptKeeper.clear_instance()
+        CryptKeeper.instance().keys = [os.urandom(32)]
+
+    def spawner(self, name: str = "") -> Any:
+        """The spawner of one of alice's servers, with an API token as the Hub gives it."""
+        if name not in self.row.orm_spawners:
+            self.db.add(orm.Spawner(name=name, user=self.row))
+            self.db.commit()
+        spawner = self.user.spawners[name]
+        spawner.user_options = {}
+        if not spawner.api_token:
+            note = f"Server at /user/alice/{name}"
+            spawner.api_token = self.row.new_api_token(note=note, scopes=[])
+        return spawner
+
+    def state(self, name: str = "") -> dict[str, Any]:
+        return dict(self.row.orm_spawners[name].state or {})
+
+    async def aclose(self) -> None:
+        for clusters in self._clusters:
+            await clusters.aclose()
+        self.db.close()
+        self.factory.kw["bind"].dispose()
+        CryptKeeper.clear_instance()
