@@ -216,6 +216,17 @@ def test_exiting_is_repeated_until_it_is_heard(hub: Hub, launch: Launch) -> None
     assert len(hub.messages("exiting")) == 3
 
 
+def test_a_stop_by_signal_is_reported_until_the_hub_hears_it(hub: Hub, launch: Launch) -> None:
+    """R1: at a time limit or a scancel the Hub may just be away, and hears it when it is back."""
+    hub.replies["exiting"] = [(502, b""), None, (404, b""), ALIVE]
+    job = launch(pace={"FAREWELL": 20.0})
+    hub.wait("ready")
+    job.process.send_signal(signal.SIGTERM)
+    assert job.wait()[0] == 128 + signal.SIGTERM
+    heard = hub.messages("exiting")
+    assert [one["reason"] for one in heard] == ["stopped by SIGTERM"] * 4
+
+
 def test_a_dead_hub_does_not_keep_the_node_after_the_servers_end(hub: Hub, launch: Launch) -> None:
     hub.start["environment"]["BEHAVIOUR"] = "code 3"
     hub.replies["exiting"] = [(502, b"")]
