@@ -33,6 +33,8 @@ ABSENT_SECONDS = 120.0
 PLACEHOLDER_SECONDS = 30.0
 #: A job that a list leaves out is asked for by id at most this often (seconds).
 MISSING_RECHECK = 30.0
+#: When rows keep announcing what the answers by id do not bear out, the pause doubles up to this.
+VAIN_RECHECK = 300.0
 
 
 @dataclass(eq=False)
@@ -40,7 +42,8 @@ class Watch:
     """One job the Hub cares about, and what is known of it.
 
     ``confirmed`` is the last answer by id whose user and name agreed; ``hint`` the last list row.
-    ``stranger`` is true when a query by id showed the number to be somebody else's job.
+    ``stranger`` is true when a query by id showed the number to be somebody else's job. ``vain``
+    counts the queries by id since the last that told something new although a row had announced it.
     """
 
     job_id: str
@@ -55,6 +58,7 @@ class Watch:
     absent_answers: int = 0
     absent: bool = False
     asked_at: float = float("-inf")
+    vain: int = 0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -179,7 +183,12 @@ class JobMonitor:
         for watch in list(self.watches):
             if self._hint(watch, self.snapshot.get(watch.job_id)):
                 due.append(watch)
-        await self._by_id(due)
+        before = {watch: watch.confirmed for watch in due}
+        for watch in await self._by_id(due):
+            if watch.confirmed is not before[watch]:
+                watch.vain = 0
+            elif watch.job_id in self.snapshot:
+                watch.vain += 1
 
     def _theirs(self, watch: Watch) -> bool:
         # A row can be forged only by a job that the account sees, and so proves that it sees.
@@ -196,10 +205,19 @@ class JobMonitor:
         known = watch.confirmed
         if known is None:
             # A queued job leads to nothing yet; all else waits for the answer by id.
-            return row.state is not JobState.PENDING or not row.belongs_to(watch.user, self.name)
-        return not known.state.terminal and (row.state, row.nodes) != (known.state, known.nodes)
+            due = row.state is not JobState.PENDING or not row.belongs_to(watch.user, self.name)
+        else:
+            due = not known.state.terminal and (row.state, row.nodes) != (known.state, known.nodes)
+        return due and self.clock() - watch.asked_at >= self._pause_between(watch)
 
-    async def _by_id(self, watches: list[Watch]) -> None:
+    def _pause_between(self, watch: Watch) -> float:
+        """Seconds between two queries by id: forged rows must not cost one at each tick (C1)."""
+        if not watch.vain:
+            return 0.0
+        return min(self.fast * 2.0 ** min(watch.vain, 10), VAIN_RECHECK)
+
+    async def _by_id(self, watches: list[Watch]) -> list[Watch]:
+        """Confirm them all; returns those about which there was an answer."""
         results = await asyncio.gather(
             *(self.confirm(watch) for watch in watches), return_exceptions=True
         )
@@ -208,6 +226,11 @@ class JobMonitor:
                 log.info("A job on %s: %s", self.system, result.detail)
             elif isinstance(result, BaseException):
                 raise result
+        return [
+            watch
+            for watch, result in zip(watches, results, strict=True)
+            if not isinstance(result, BaseException)
+        ]
 
     async def confirm(self, watch: Watch) -> Job | None:
         """Ask for a job by id with the service account.

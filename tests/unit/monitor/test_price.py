@@ -13,6 +13,7 @@ from tests.unit.monitor.scene import (
     job,
     settled,
     unauthorized,
+    until,
 )
 from tests.unit.virtual_time import in_virtual_time
 
@@ -43,6 +44,41 @@ async def test_a_change_costs_one_more_by_id() -> None:
     await scene.ticks(10)
     asked = [what for _, what, _ in scene.cluster.asked[before:]]
     assert sorted(asked) == sorted(["list"] * 10 + ["5", "6"])
+
+
+@pytest.mark.parametrize("starting", [False, True], ids=["slow ticks", "fast ticks"])
+@pytest.mark.parametrize("alternating", [False, True])
+@in_virtual_time
+async def test_rows_that_keep_announcing_what_is_not_so_cost_little(
+    starting: bool, alternating: bool
+) -> None:
+    """C1: job names are the user's own, and may hold what looks like another job's row."""
+    scene = Scene()
+    [watch] = await settled(scene, "1")
+    watch.starting = starting
+    forged = [job("1", JobState.CANCELLED), job("1", nodes="evil"), job("1")]
+    scene.cluster.listed = forged[:1]
+    before = len(scene.cluster.by_id())
+    scene.run()
+    for _ in range(3600):
+        await asyncio.sleep(1)
+        if alternating:
+            scene.cluster.listed = [forged[int(scene.loop.time()) % 3]]
+    assert len(scene.cluster.by_id()) - before <= 20
+
+
+@in_virtual_time
+async def test_after_rows_that_were_forged_a_true_end_is_seen_all_the_same() -> None:
+    """R1, C1."""
+    scene = Scene()
+    [watch] = await settled(scene, "1")
+    scene.cluster.listed = [job("1", JobState.CANCELLED)]
+    scene.run()
+    await asyncio.sleep(3600)
+    scene.cluster.listed = None
+    await asyncio.sleep(400)
+    scene.cluster.put(job("1", JobState.COMPLETED))
+    await until(watch, lambda: watch.over, scene.monitor.slow + 1)
 
 
 @in_virtual_time
