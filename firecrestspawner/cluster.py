@@ -78,6 +78,13 @@ class Cluster:
         self._own = own
         self._nodes = _Cached(self._fetch_nodes)
         self._submitting: dict[str, asyncio.Lock] = {}
+        self._warned: set[str] = set()
+
+    def warn_once(self, sentence: str) -> None:
+        """Log a warning about the system's set-up at the first spawn that meets it."""
+        if sentence not in self._warned:
+            self._warned.add(sentence)
+            log.warning("%s", sentence)
 
     def check(self) -> None:
         """Raise ConfigurationError unless there is a service account to look with."""

@@ -69,9 +69,17 @@ class SpawnerConfig(Configurable):
     req_ntasks = Unicode(help="Number of tasks. The server runs in the first one.").tag(config=True)
     req_cpus = Unicode(help="CPUs per task.").tag(config=True)
     req_gpus = Unicode(help="GPUs, as ``--gpus`` takes them: ``1`` or ``a100:2``.").tag(config=True)
+    req_gres = Unicode(
+        help="Generic resources, as Slurm's ``--gres`` takes them: ``gpu:a100:2``."
+    ).tag(config=True)
     req_memory = Unicode(help="Memory per node: ``16G``.").tag(config=True)
     req_qos = Unicode(help="Quality of service.").tag(config=True)
     req_constraint = Unicode(help="Constraint on node features.").tag(config=True)
+    req_output = Unicode(
+        help="The job's log; a name without a path is in the working directory. Empty for "
+        "``jupyter-%j.log`` with Slurm, whose ``%j`` is the job's number, and ``jupyter.log`` with "
+        "PBS. Example: ``logs/jupyter-%j.log``"
+    ).tag(config=True)
     req_options = List(
         Unicode(),
         help="Further options for the directive block, one string each, put there as they are: "

@@ -119,26 +119,30 @@ def from_form(form: Mapping[str, Sequence[str]]) -> dict[str, str]:
     }
 
 
-def refuse_ignored(values: Iterable[str], system: System) -> None:
-    """Raise OptionsError if a system would silently ignore one of the fields in ``values``.
+def ignored(names: Iterable[str], system: System) -> list[str]:
+    """Those of the values called ``names`` that the system would never see.
 
     In connection modes rest and hybrid FirecREST drops every directive of the script, and its API
     has no field for them (FirecREST facts, 5).
     """
     if system.honours_directives:
-        return
-    for name in values:
-        field = FIELDS.get(name)
-        if name in _SHELL_TEXT or (field is not None and field.api):
-            continue
+        return []
+    return [name for name in names if name not in _CARRIED]
+
+
+def refuse_ignored(chosen: Iterable[str], system: System) -> None:
+    """Raise OptionsError for the first thing a user asked for that the system would ignore."""
+    for name in ignored(chosen, system):
         raise OptionsError(
-            f"{field.label if field else name!r} cannot be asked for on {system.name}: its "
-            f"scheduler is reached in {system.connection_mode!r} mode, which has no way to."
+            f"{FIELDS[name].label} cannot be asked for on {system.name}: its scheduler is reached "
+            f"in {system.connection_mode!r} mode, which has no way to."
         )
 
 
-# These are run by the shell, not read by the scheduler.
-_SHELL_TEXT = {"prologue", "epilogue"}
+# What the API has a field for, and what is run by the shell, not read by the scheduler.
+_CARRIED = {name for name, field in FIELDS.items() if field.api} | {
+    *("output", "prologue", "epilogue"),
+}
 
 
 @lru_cache(maxsize=1)

@@ -193,7 +193,12 @@ class FirecRESTSpawner(SpawnerConfig, Spawner):
         user = await submission.cluster_user(self, self.authenticator.provider, tokens.access_token)
         described = await cluster.system()
         defaults = submission.requests(self)
-        options.refuse_ignored({**defaults, **chosen}, described)
+        options.refuse_ignored(chosen, described)
+        if unsent := options.ignored(defaults, described):
+            cluster.warn_once(
+                f"The scheduler of {system} is reached in {described.connection_mode!r} mode, "
+                f"which ignores {', '.join(f'c.FirecRESTSpawner.req_{name}' for name in unsent)}"
+            )
         spawn = Spawn(
             line=channel.Line.new(),
             system=system,

@@ -86,7 +86,11 @@ def job_request(
         if name in options.FIELDS and options.FIELDS[name].api
     }
     return dataclasses.replace(
-        request, name=job_name, env={"HOME": workdir, "USER": spawn.user}, **fields
+        request,
+        name=job_name,
+        output=values.get("output"),
+        env={"HOME": workdir, "USER": spawn.user},
+        **fields,
     )
 
 

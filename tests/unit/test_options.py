@@ -94,11 +94,16 @@ def test_the_form_shows_what_was_chosen_and_escapes_it() -> None:
     assert 'for="firecrest-partition"' in page
 
 
-def test_a_system_that_ignores_directives_refuses_what_it_would_ignore() -> None:
+def test_a_system_that_ignores_directives_refuses_what_a_user_asked_it_for() -> None:
     rest = System("daint", connection_mode="rest")
-    options.refuse_ignored(["partition", "account", "reservation", "prologue"], rest)
+    options.refuse_ignored(["partition", "account", "reservation"], rest)
     with pytest.raises(OptionsError, match="Run time"):
         options.refuse_ignored(["partition", "runtime"], rest)
-    with pytest.raises(OptionsError, match="options"):
-        options.refuse_ignored(["options"], rest)
-    options.refuse_ignored(["runtime", "options"], System("daint"))
+    options.refuse_ignored(["runtime"], System("daint"))
+
+
+def test_what_a_system_ignores_is_named() -> None:
+    names = ["partition", "runtime", "options", "prologue", "output", "gres", "sites_own"]
+    hybrid = System("daint", connection_mode="hybrid")
+    assert options.ignored(names, hybrid) == ["runtime", "options", "gres", "sites_own"]
+    assert options.ignored(names, System("daint")) == []
