@@ -415,8 +415,9 @@ class FirecRESTSpawner(SpawnerConfig, Spawner):
             stone.gone = self._bury
             self._switchboard.plug(spawn.id, stone)
             self.log.warning(
-                "%s: job %s on %s is still there; it ends itself at its next call",
+                "%s: job %s on %s %s there; it ends itself at its next call",
                 self._log_name, spawn.job_id or "(number unknown)", spawn.system,
+                "is still" if spawn.job_id else "may be",
             )  # fmt: skip
 
     def _knows_job(self, spawn: Spawn) -> bool:
@@ -442,9 +443,12 @@ class FirecRESTSpawner(SpawnerConfig, Spawner):
         if self._watch is not None:
             self._watch.starting = True
         pause = 0.5
+        if not cancelled and not spawn.line.nonce:
+            # It has not begun, so nothing will end it: it will introduce itself, or never was; or
+            # it was over already.
+            await self._look(spawn)
+            return
         while await self.poll() is None and time.monotonic() < deadline:
-            if not cancelled and not self._knows_job(spawn):
-                return  # nothing to look at: the job will introduce itself, or never was
             self._news.clear()
             try:
                 await asyncio.wait_for(self._news.wait(), pause)

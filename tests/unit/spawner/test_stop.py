@@ -1,0 +1,80 @@
+"""How long does a stop wait, and what does it leave?"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+import pytest
+
+from firecrestspawner.channel import Hello
+from firecrestspawner.errors import LoginRequired, Unwell
+from firecrestspawner.models import JobState
+from tests.unit.spawner.scene import Scene, job
+
+NONCE = "a" * 32
+
+
+async def started(scene: Scene, answer: Any = "7") -> Any:
+    """A spawner whose job is submitted."""
+    scene.api.submits = [answer]
+    spawner = scene.spawner()
+    spawn, request, token = await spawner._prepare()
+    await spawner._submit_once(spawn, request, token)
+    return spawner
+
+
+@pytest.fixture
+def patient(scene: Scene) -> Scene:
+    scene.config.FirecRESTSpawner.stop_patience = 40
+    return scene
+
+
+async def test_nothing_is_waited_for_where_a_queued_job_cannot_be_cancelled(patient: Scene) -> None:
+    """R7: the tombstone does the rest."""
+    spawner = await started(patient)
+    patient.logins.error = LoginRequired("over")
+    began = time.monotonic()
+    await spawner.stop()
+    assert time.monotonic() - began < 10
+    assert [stone["job_id"] for stone in patient.state()["tombstones"]] == ["7"]
+    answer = await patient.switchboard.find(spawner.spawn.id).hear(
+        Hello(spawner.spawn.id, spawner.spawn.line.ticket_secret, NONCE, "7"), {}
+    )
+    assert answer["verdict"] == "ended"
+
+
+async def test_one_look_tells_that_a_job_that_cannot_be_cancelled_is_gone(patient: Scene) -> None:
+    """A cancel of a finished job is refused, too (FirecREST facts, 9)."""
+    spawner = await started(patient)
+    patient.logins.error = LoginRequired("over")
+    patient.api.put(job("7", JobState.FAILED))
+    await spawner.stop()
+    assert "tombstones" not in patient.state() or not spawner.tombstones
+
+
+async def test_a_running_server_is_given_time_to_hear_that_it_is_not_wanted(patient: Scene) -> None:
+    """R7: it calls, is told, and says goodbye."""
+    spawner = await started(patient)
+    spawn = spawner.spawn
+    await spawner.hear(Hello(spawn.id, spawn.line.ticket_secret, NONCE, "7"), {})
+    patient.api.put(job("7", JobState.RUNNING))
+    patient.logins.error = LoginRequired("over")
+    stop = asyncio.ensure_future(spawner.stop())
+    await asyncio.wait([stop], timeout=1.0)
+    assert not stop.done()
+    patient.api.put(job("7", JobState.COMPLETED))
+    await asyncio.wait_for(stop, 20)
+    assert not spawner.tombstones
+
+
+async def test_a_job_whose_number_nobody_knows_may_be_there(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(Unwell):
+        await started(scene, Unwell("Perhaps.", ambiguous=True))
+    with caplog.at_level(logging.WARNING):
+        await scene.spawner().stop()
+    assert "job (number unknown) on daint may be there" in caplog.text
