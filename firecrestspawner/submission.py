@@ -18,6 +18,7 @@ from .config import SpawnerConfig
 from .errors import ConfigurationError, OptionsError
 from .models import Secret
 from .oidc import Provider
+from .service import ServiceAccount
 from .spawn import Spawn
 
 
@@ -37,6 +38,25 @@ def check(config: SpawnerConfig, system: str, environment: Mapping[str, str]) ->
             f"jobs on {system} cannot reach the Hub at {host}: set "
             "c.FirecRESTSpawner.hub_connect_url to an address the compute nodes can reach"
         )
+
+
+def unworkable(app: Any) -> str:
+    """Why no server of this Hub could ever start, as what to set; empty when nothing is known.
+
+    For start-up, before the Hub serves. ``app`` is the JupyterHub application.
+    """
+    if not issubclass(app.spawner_class, SpawnerConfig):
+        return ""
+    if app.internal_ssl:
+        return (
+            "set c.JupyterHub.internal_ssl = False: a server that runs as a job gets no "
+            "certificate from the Hub, and would not be reached"
+        )
+    try:
+        ServiceAccount(config=app.config).check()
+    except ConfigurationError as error:
+        return error.detail
+    return ""
 
 
 def networks(config: SpawnerConfig) -> list[address.IPNetwork]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from jupyterhub.spawner import Spawner
+from traitlets.config import Config
 
 from firecrestspawner import channel, submission
 from firecrestspawner.client import System
@@ -12,6 +15,7 @@ from firecrestspawner.config import SpawnerConfig
 from firecrestspawner.errors import ConfigurationError, OptionsError
 from firecrestspawner.models import Secret
 from firecrestspawner.spawn import Spawn
+from firecrestspawner.spawner import FirecRESTSpawner
 
 ENVIRONMENT = {"JUPYTERHUB_API_URL": "http://10.0.0.1:8081/prefix/hub/api"}
 
@@ -113,6 +117,39 @@ def test_what_is_not_set_is_named(missing: str, named: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         submission.check(SpawnerConfig(**settings), settings["system"], ENVIRONMENT)
     assert named in caught.value.detail
+
+
+def hub(monkeypatch: pytest.MonkeyPatch, *, without: str = "", **changes: Any) -> Any:
+    """The application at start-up, as far as it is looked at."""
+    for name in ("SA_CLIENT_ID", "SA_CLIENT_SECRET", "SA_AUTH_TOKEN_URL"):
+        monkeypatch.setenv(name, "" if name == without else "x")
+    return SimpleNamespace(
+        **{"spawner_class": FirecRESTSpawner, "internal_ssl": False, "config": Config(), **changes}
+    )
+
+
+def test_a_hub_that_has_all_it_needs_may_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert submission.unworkable(hub(monkeypatch)) == ""
+
+
+@pytest.mark.parametrize("missing", ["SA_CLIENT_ID", "SA_CLIENT_SECRET", "SA_AUTH_TOKEN_URL"])
+def test_a_hub_without_a_service_account_is_told_so_at_start_up(
+    monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    app = hub(monkeypatch, without=missing)
+    assert missing in submission.unworkable(app)
+    trait = {"SA_AUTH_TOKEN_URL": "token_url"}.get(missing, missing[3:].lower())
+    app.config.ServiceAccount[trait] = "set here"
+    assert submission.unworkable(app) == ""
+
+
+def test_a_hub_with_internal_ssl_is_told_so_at_start_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "internal_ssl = False" in submission.unworkable(hub(monkeypatch, internal_ssl=True))
+
+
+def test_other_spawners_need_nothing_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = hub(monkeypatch, without="SA_CLIENT_ID", internal_ssl=True, spawner_class=Spawner)
+    assert submission.unworkable(other) == ""
 
 
 class Claims:

@@ -40,9 +40,10 @@ async def test_nothing_is_waited_for_where_a_queued_job_cannot_be_cancelled(pati
     await spawner.stop()
     assert time.monotonic() - began < 10
     assert [stone["job_id"] for stone in patient.state()["tombstones"]] == ["7"]
-    answer = await patient.switchboard.find(spawner.spawn.id).hear(
-        Hello(spawner.spawn.id, spawner.spawn.line.ticket_secret, NONCE, "7"), {}
-    )
+    stone = patient.switchboard.find(spawner.spawn.id)
+    assert stone is not None
+    hello = Hello(spawner.spawn.id, spawner.spawn.line.ticket_secret, NONCE, "7")
+    answer = await stone.hear(hello, {})
     assert answer["verdict"] == "ended"
 
 
