@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 from jupyterhub import orm
 from jupyterhub.apihandlers.base import APIHandler
+from tornado.web import stream_request_body
 
 from . import channel
 from .errors import ChannelError, Error
@@ -24,8 +24,6 @@ log = logging.getLogger(__name__)
 
 #: Seconds within which a message is answered; the launcher gives up after ten.
 DEADLINE = 8.0
-#: Unknown spawns are looked for in the database at most this often (seconds, C4).
-LOOKUP_INTERVAL = 10.0
 
 
 class End(Protocol):
@@ -43,7 +41,7 @@ class Switchboard:
 
     def __init__(self) -> None:
         self._ends: dict[str, End] = {}
-        self._looked_at = float("-inf")
+        self._stored: dict[str, int] | None = None
 
     def plug(self, spawn_id: str, end: End) -> None:
         self._ends[spawn_id] = end
@@ -61,24 +59,30 @@ class Switchboard:
         """Find an end that no spawner object of this Hub process has plugged in yet.
 
         After a restart the Hub makes spawner objects only for servers it takes for running; a
-        tombstone may belong to one that it did not make. Making it plugs its lines in.
+        tombstone may belong to one that it did not make. Making it plugs its lines in. The database
+        is read once, whoever asks for whatever (C4): from the start of this process on, new lines
+        come from spawner objects, which plug them in themselves.
         """
-        if time.monotonic() - self._looked_at < LOOKUP_INTERVAL:
-            return None
-        self._looked_at = time.monotonic()
-        for row in db.query(orm.Spawner).filter(orm.Spawner.state.isnot(None)):
-            if row.state and spawn_id in spawn_ids(row.state) and row.user is not None:
-                users[row.user].get_spawner(row.name)
-                break
+        if self._stored is None:
+            self._stored = {
+                known: row.id
+                for row in db.query(orm.Spawner)
+                for known in spawn_ids(row.state or {})
+            }
+        row_id = self._stored.pop(spawn_id, None)
+        row = None if row_id is None else db.get(orm.Spawner, row_id)
+        if row is not None and row.user is not None:
+            users[row.user].get_spawner(row.name)
         return self._ends.get(spawn_id)
 
 
 def spawn_ids(state: Mapping[str, Any]) -> set[str]:
     """The ids of the spawns a stored state speaks of."""
-    tombstones = state.get("tombstones") or []
-    return {str(state.get("spawn_id"))} | {str(stone.get("spawn_id")) for stone in tombstones}
+    stones = state.get("tombstones") or []
+    return {str(each["spawn_id"]) for each in (state, *stones) if "spawn_id" in each}
 
 
+@stream_request_body
 class JobChannelHandler(APIHandler):
     """``POST /hub/api/firecrest/job``: one message of a job, one answer."""
 
@@ -86,8 +90,17 @@ class JobChannelHandler(APIHandler):
         self.switchboard = switchboard
 
     async def prepare(self) -> None:
-        """Skip the Hub's own authentication and its XSRF check: a job has no cookie to protect."""
+        """Skip the Hub's own authentication and its XSRF check: a job has no cookie to protect.
+
+        A longer body than any message is not read: Tornado answers 400 and closes, whether the
+        length is announced or not. Its own limit is 100 MB, for whoever can reach the Hub.
+        """
         self._jupyterhub_user = None
+        self._body = bytearray()
+        self.request.connection.set_max_body_size(channel.MAX_BODY)
+
+    def data_received(self, chunk: bytes) -> None:
+        self._body += chunk
 
     def check_xsrf_cookie(self) -> None:
         return
@@ -98,7 +111,7 @@ class JobChannelHandler(APIHandler):
     async def post(self) -> None:
         """Answer a message: 200 with the answer, 400 malformed, 403 not proven."""
         try:
-            message, raw = channel.parse(self.request.body)
+            message, raw = channel.parse(bytes(self._body))
             end = self.switchboard.find(message.spawn_id)
             if end is None:
                 end = self.switchboard.look_up(message.spawn_id, self.db, self.users)
