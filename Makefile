@@ -1,4 +1,4 @@
-# What can be done here: each target does its whole set-up, given Python >= 3.10 and make.
+# What can be done here: each target does its whole set-up, given make and a Python >= 3.10 with pip.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -44,10 +44,16 @@ docs: $(DOCS_READY)
 oldest: $(OLDEST)/.ready
 	$(OLDEST)/bin/python tests/run.py unit
 
-$(READY): setup.cfg pyproject.toml
+# An environment with pip in it. Debian's Python has no ensurepip without python3-venv: there the
+# pip beside it puts another one in (with --target, which every pip knows; Ubuntu 22.04's lacks --python).
+%/.pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python >= 3.10 is needed: make PYTHON=...")'
-	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { $(PYTHON) -m venv --without-pip $(VENV) && \
-	  $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; } # no ensurepip on bare Debian
+	$(PYTHON) -m venv --without-pip $*
+	$*/bin/python -m ensurepip --default-pip >/dev/null 2>&1 || $(PYTHON) -m pip install --quiet --upgrade \
+	  --target "$$($*/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" pip
+	touch $@
+
+$(READY): setup.cfg pyproject.toml | $(VENV)/.pip
 	$(BIN)/python -m pip install --quiet -e '.[demo,test,dev]'
 	$(BIN)/python -m firecrestspawner.demo.proxy
 	touch $@
@@ -56,8 +62,7 @@ $(DOCS_READY): $(READY)
 	$(BIN)/python -m pip install --quiet -e '.[docs]'
 	touch $@
 
-$(OLDEST)/.ready: setup.cfg pyproject.toml Makefile
-	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+$(OLDEST)/.ready: setup.cfg pyproject.toml Makefile | $(OLDEST)/.pip
 	$(OLDEST)/bin/python -m pip install --quiet -e '.[demo,test]' $(OLDEST_PINS)
 	touch $@
 
