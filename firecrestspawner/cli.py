@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.metadata
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,7 +70,7 @@ def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
     demo.add_argument(
         "--access-token-lifetime",
-        type=_seconds,
+        type=_token_seconds,
         default=300.0,
         metavar="SECONDS",
         help="how long an access token is valid, at least 60; default: %(default).0f",
@@ -114,14 +115,24 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port < 65536:
+    if not text.isdecimal() or not int(text) < 65536:
         raise argparse.ArgumentTypeError(f"{text} is no port: 0 (any free one) to 65535")
-    return port
+    return int(text)
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds < float("inf"):
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is no duration in seconds")
+    return seconds
+
+
+def _token_seconds(text: str) -> float:
+    seconds = _seconds(text)
+    # The spawner refreshes a token that has less to live, so such a one would never be fresh.
+    if seconds < 60:
+        raise argparse.ArgumentTypeError(f"{text} is too short: at least 60 seconds")
     return seconds

@@ -189,14 +189,18 @@ class Demo:
         """Choose directory and ports. They stay the same however often the Hub restarts."""
         if self._given_port and not children.is_free(self._given_port):
             raise DemoError(
-                f"Port {self._given_port} of {LOOPBACK} is taken; choose another with --port."
+                f"Port {self._given_port} of {LOOPBACK} is taken, or only root may use it; "
+                "choose another with --port."
             )
         if self._given_directory is None:
             self.directory = Path(tempfile.mkdtemp(prefix="firecrestspawner-")).resolve()
             self._cleanup.callback(shutil.rmtree, self.directory, ignore_errors=True)
         else:
             self.directory = self._given_directory.resolve()
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            except OSError as error:
+                raise DemoError(f"The demo cannot use {self.directory}: {error.strerror}") from error
         public, api, hub, *self._service_ports = children.free_ports(5)
         self.url = f"http://{LOOPBACK}:{self._given_port or public}"
         self.hub_url = f"http://{LOOPBACK}:{hub}"

@@ -103,7 +103,8 @@ class Visitor:
     """One person's browser on the site at ``url``. ``timeout``: seconds for each answer."""
 
     def __init__(self, url: str, timeout: float = 30.0) -> None:
-        self.url = url
+        # As a browser shows it: without port 80, where the site is there.
+        self.url = str(httpx.URL(url))
         # The site is on loopback addresses: a web proxy of the environment has no business here.
         self._http = httpx.Client(trust_env=False, timeout=timeout, follow_redirects=True)
 

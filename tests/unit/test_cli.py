@@ -2,11 +2,15 @@
 
 import builtins
 import importlib.metadata
+import signal
+import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from firecrestspawner import cli
+from firecrestspawner.demo.hub import INTERRUPTIONS
 
 
 def exit_code(argv: list[str]) -> object:
@@ -39,6 +43,8 @@ def test_a_command_is_required(capsys: pytest.CaptureFixture[str]) -> None:
         ["--port", "http"],
         ["--executor", "pbs"],
         ["--access-token-lifetime", "0"],
+        ["--access-token-lifetime", "59"],
+        ["--access-token-lifetime", "long"],
         ["--session-lifetime", "nan"],
         ["--session-lifetime", "inf"],
     ],
@@ -47,7 +53,11 @@ def test_a_value_that_makes_no_sense_is_refused_by_name(
     wrong: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert exit_code(["demo", *wrong]) == 2
-    assert wrong[0] in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"{wrong[0]}: " in said
+    assert wrong[1] in said
+    # argparse's own words for a value that cannot be read would name a function of ours.
+    assert " value: " not in said
 
 
 @pytest.mark.parametrize(
@@ -92,3 +102,22 @@ def test_a_fault_of_ours_is_not_called_a_missing_extra(monkeypatch: pytest.Monke
     without("firecrestspawner.demo.nowhere", monkeypatch)
     with pytest.raises(ModuleNotFoundError):
         cli.main(["demo"])
+
+
+@pytest.mark.parametrize("wrong", ["port", "directory"])
+def test_what_the_demo_cannot_use_is_said_in_one_sentence(
+    wrong: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything was started, so that nothing has to be ended."""
+    (tmp_path / "file").touch()
+    handlers = {number: signal.getsignal(number) for number in INTERRUPTIONS}
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as busy:
+            value = {"port": str(busy.getsockname()[1]), "directory": str(tmp_path / "file" / "x")}
+            assert cli.main(["demo", "--smoke", f"--{wrong}", value[wrong]]) == 1
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    said = capsys.readouterr().err
+    assert value[wrong] in said
+    assert len(said.splitlines()) == 1
