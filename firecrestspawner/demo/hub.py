@@ -200,7 +200,9 @@ class Demo:
             try:
                 self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError as error:
-                raise DemoError(f"The demo cannot use {self.directory}: {error.strerror}") from error
+                raise DemoError(
+                    f"The demo cannot use {self.directory}: {error.strerror}"
+                ) from error
         public, api, hub, *self._service_ports = children.free_ports(5)
         self.url = f"http://{LOOPBACK}:{self._given_port or public}"
         self.hub_url = f"http://{LOOPBACK}:{hub}"
