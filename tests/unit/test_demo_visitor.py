@@ -2,7 +2,7 @@
 
 import pytest
 
-from firecrestspawner.demo.visitor import Page, VisitError
+from firecrestspawner.demo.visitor import Page, VisitError, Visitor
 
 ADDRESS = "http://site.example/hub/spawn/alice?next=x"
 PAGE = """
@@ -53,3 +53,8 @@ def test_what_a_page_does_not_have_is_an_error() -> None:
         page.form_with("password")
     with pytest.raises(VisitError, match="logout"):
         page.link_to("logout")
+
+
+def test_a_site_on_port_80_has_the_address_that_a_browser_shows() -> None:
+    with Visitor("http://127.0.0.1:80") as visitor:
+        assert visitor.url == "http://127.0.0.1"
