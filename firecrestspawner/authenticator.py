@@ -25,6 +25,7 @@ from .handlers import JobChannelHandler, Switchboard
 from .models import Secret, TokenSet
 from .oidc import Provider, TokenClient
 from .shutdown import at_shutdown
+from .submission import unworkable
 from .tokens import TokenStore, write_tokens
 from .vault import UserVault
 
@@ -146,6 +147,7 @@ class FirecRESTAuthenticator(GenericOAuthenticator):
                 "set the environment variable JUPYTERHUB_CRYPT_KEY (make one with `openssl rand "
                 "-hex 32`, and keep it): tokens are stored encrypted, or not at all"
             )
+        problem = problem or unworkable(app)
         if problem:
             app.log.critical("FirecRESTAuthenticator cannot work: %s", problem)
             app.exit(1)

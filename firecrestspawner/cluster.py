@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 
 from . import address
 from .client import FirecREST, JobRequest, System, as_service
-from .errors import AddressRefused, Error, FirecRESTError, OptionsError
+from .errors import AddressRefused, BadAnswer, Error, FirecRESTError, OptionsError
 from .models import Secret
 from .monitor import JobMonitor, Watch
 from .service import ServiceAccount
@@ -30,6 +30,12 @@ T = TypeVar("T")
 LIST_AGE = 300.0
 #: Seconds for one name look-up.
 RESOLVE_DEADLINE = 5.0
+
+_ANOTHER_JOB = (
+    "The number the cluster gave for your job belongs to another job, so the start was stopped. "
+    "Please look for commands in your shell's start-up files (~/.bashrc) that print text or "
+    "replace the scheduler's."
+)
 
 
 class _Cached(Generic[T]):
@@ -113,7 +119,15 @@ class Cluster:
             known = ended | set(self.monitor.snapshot)
             known |= {watch.job_id for watch in self.monitor.watches}
             try:
-                return await self.firecrest.submit(token, self.name, request)
+                job_id = await self.firecrest.submit(token, self.name, request)
+                if job_id not in known:
+                    return job_id
+                # What the user's shell prints at its start can be taken for the answer (R10).
+                raise BadAnswer(
+                    _ANOTHER_JOB,
+                    detail=f"a submit on {self.name} was answered with the known job {job_id}",
+                    ambiguous=True,
+                )
             except FirecRESTError as error:
                 if not error.ambiguous:
                     raise
@@ -170,9 +184,7 @@ class Cluster:
 def stranger(watch: Watch, system: str) -> AddressRefused:
     """The error for a job number that turned out to be somebody else's (R10)."""
     return AddressRefused(
-        "The number the cluster gave for your job belongs to another job, so the start was "
-        "stopped. Please look for commands in your shell's start-up files (~/.bashrc) that print "
-        "text or replace the scheduler's.",
+        _ANOTHER_JOB,
         detail=f"job {watch.job_id} on {system} is not {watch.user}'s job of this Hub",
     )
 

@@ -47,8 +47,9 @@ def test_without_its_issuer_the_hub_starts_and_says_so(site: Site):
          ("c.Authenticator.enable_auth_state = True",)),
         ("c.FirecRESTAuthenticator.issuer = ''", {"JUPYTERHUB_CRYPT_KEY": "00" * 32},
          ("c.FirecRESTAuthenticator.issuer",)),
+        ("", {"JUPYTERHUB_CRYPT_KEY": "00" * 32}, ("c.ServiceAccount.client_id", "SA_CLIENT_ID")),
     ],
-    ids=["no key", "no auth_state", "no issuer"],
+    ids=["no key", "no auth_state", "no issuer", "no service account"],
 )  # fmt: skip
 def test_a_hub_that_cannot_work_does_not_start(
     tmp_path: Path, wrong: str, environ: dict[str, str], names: tuple[str, ...]
