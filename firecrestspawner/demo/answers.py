@@ -114,10 +114,11 @@ def invalid(operation: str, problems: list[_Problem], anonymous: bool = False) -
         f"{len(problems)} validation error{plural}:\n{listed}\n"
         f'  File "src/firecrest/{module}/router.py", line {line}, in {function}\n    {route}'
     ).lower()
-    fields = [
-        {"location": each["loc"][0], "name": each["loc"][1], "message": each["msg"]}
-        for each in problems
-    ]
+    fields = []
+    for each in problems:
+        # Of a body that is missing altogether there is no name.
+        where, name = (*each["loc"], None)[:2]
+        fields.append({"location": where, "name": name, "message": each["msg"]})
     return AnswerError(
         400, message, kind="validation", data={"fields": fields}, anonymous=anonymous
     )
@@ -135,6 +136,19 @@ def check_job_id(job_id: str) -> None:
             "ctx": {"pattern": pattern},
         }
         raise invalid("job", [problem])
+
+
+def check_flag(operation: str, name: str, value: str) -> bool:
+    """A boolean of the query; raises AnswerError (400) for a word that pydantic does not take."""
+    if value.lower() not in _FLAGS:
+        message = "Input should be a valid boolean, unable to interpret input"
+        problem = {"type": "bool_parsing", "loc": ("query", name), "msg": message, "input": value}
+        raise invalid(operation, [problem])
+    return _FLAGS[value.lower()]
+
+
+_FLAGS = dict.fromkeys(("true", "1", "yes", "on", "t", "y"), True)
+_FLAGS |= dict.fromkeys(("false", "0", "no", "off", "f", "n"), False)
 
 
 def check_window(window: str) -> int:
@@ -184,10 +198,13 @@ def parse_submit(body: Any, directives: bool) -> tuple[JobRequest, str | None]:
 
     Fields that the API does not know are dropped without a word.
     """
-    job = body.get("job") if isinstance(body, dict) else None
-    if not isinstance(job, dict):
-        loc = ("body",) if not isinstance(body, dict) else ("body", "job")
-        raise invalid("submit", [_missing((*loc, "job")[:2], body)])
+    if body is None:
+        raise invalid("submit", [_missing(("body",), None)])
+    _require_object(("body",), body)
+    if "job" not in body:
+        raise invalid("submit", [_missing(("body", "job"), body)])
+    job = body["job"]
+    _require_object(("body", "job"), job)
     problems: list[_Problem] = []
     directory = job.get("workingDirectory", job.get("working_directory"))
     if directory is None:
@@ -213,6 +230,14 @@ def parse_submit(body: Any, directives: bool) -> tuple[JobRequest, str | None]:
 
 
 _SCRIPT_PATH = ("scriptPath", "script_path")
+
+
+def _require_object(loc: tuple[str, ...], given: Any) -> None:
+    if isinstance(given, dict):
+        return
+    message = "Input should be a valid dictionary or object to extract fields from"
+    problem = {"type": "model_attributes_type", "loc": loc, "msg": message, "input": given}
+    raise invalid("submit", [problem])
 
 
 def _environment_problems(env: Any) -> list[_Problem]:
@@ -304,16 +329,17 @@ def select(
 ) -> list[Job]:
     """The jobs that a list shows: alive after ``since``, with one of the names and accounts.
 
-    A filter is a list separated by commas; names with blanks or quotes never match.
+    A filter is a list separated by commas; names with blanks or quotes never match. The database
+    compares names without regard to case. An empty filter is none.
     """
-    names = None if name is None else {part for part in name.split(",") if part}
+    names = {part.lower() for part in name.split(",") if part} if name else None
     if names is not None and re.search(r"[\s'\"]", name or ""):
         names = set()
-    accounts = None if account is None else set(account.split(","))
+    accounts = set(account.split(",")) if account else None
     return [
         job
         for job in jobs
-        if (names is None or job.name in names)
+        if (names is None or job.name.lower() in names)
         and (accounts is None or job.account in accounts)
         and (job.end is None or job.end >= since)
     ]

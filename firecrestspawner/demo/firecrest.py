@@ -201,12 +201,19 @@ class FirecREST:
         """The ASGI application: FirecREST's headers and the record around the routes."""
         request = Request(scope)
         record = RequestRecord(request.method, request.url.path, dict(request.query_params))
-        scope[_RECORD] = record
+        # FirecREST knows no capitals in paths, whosever name they are in.
+        scope = {**scope, "path": scope["path"].lower(), _RECORD: record}
         started = time.monotonic()
         ids = {
             name: request.headers.get(name, uuid.uuid4().hex)
             for name in ("x-request-id", "x-correlation-id")
         }
+        if not all(map(_is_uuid, ids.values())):
+            # Refused before anything of FirecREST's own: no body, none of its headers.
+            record.status = 400
+            self._keep(record, started)
+            await Response(status_code=400)(scope, receive, send)
+            return
         own = {"f7t-timestamp": str(time.time()), "f7t-appversion": self.version, **ids}
 
         async def sending(message: Message) -> None:
@@ -332,6 +339,14 @@ class FirecREST:
         response = json_response(status, body)
         response.headers.update(fault.headers)
         return response
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        uuid.UUID(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _unauthorised(error: TokenError, authorization: str) -> Response:

@@ -88,8 +88,8 @@ class Call:
         raise AnswerError(404, "System not found")
 
     def flag(self, name: str) -> bool:
-        """A boolean of the query; absent is False."""
-        return self.query.get(name, "").lower() in ("true", "1", "yes", "on", "t", "y")
+        """A boolean of the query; absent is False. Raises AnswerError (400) if it is none."""
+        return answers.check_flag(self.operation, name, self.query.get(name, "false"))
 
     def number(self, name: str) -> int | None:
         """A number of the query; raises AnswerError (400) if it is none."""
@@ -260,8 +260,8 @@ def _list(call: Call) -> Answer:
         name = None
     else:
         since = time.time() - answers.check_window(query.get("time_window", "24h"))
-    system.require("scheduler")
     everybody = call.flag("allusers")
+    system.require("scheduler")
     rows = [
         job
         for job in system.executor.jobs(call.user)

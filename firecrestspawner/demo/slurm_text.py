@@ -19,7 +19,8 @@ SACCT = [
     "Suspended",
 ]  # fmt: skip
 SQUEUE = {
-    "JobID": "%i", "JobName": "%j", "User": "%u", "Group": "%g", "Account": "%a",
+    # Of a waiting array FirecREST's squeue prints the plain number, not "40_[0-3]".
+    "JobID": "%A", "JobName": "%j", "User": "%u", "Group": "%g", "Account": "%a",
     "Partition": "%P", "State": "%T", "Reason": "%r", "Start": "%S", "End": "%e",
     "Elapsed": "%M", "Timelimit": "%l", "NodeList": "%N", "AllocNodes": "%D", "WorkDir": "%Z",
     "Priority": "%Q",
@@ -157,24 +158,32 @@ def node_row(row: Row) -> dict[str, Any]:
     """scontrol's node as a row of ``/status/{system}/nodes``."""
     total, used = number(row.get("CPUTot")) or 0, number(row.get("CPUAlloc")) or 0
     load = row.get("CPULoad", "")
+    sockets = number(row.get("Sockets")) or 0
     return {
-        "sockets": number(row.get("Sockets")) or 0,
-        "cores": number(row.get("CoresPerSocket")) or 0,
-        "threads": number(row.get("ThreadsPerCore")) or 0,
+        # FirecREST says the sockets in all three, and all memory is "allocated".
+        "sockets": sockets,
+        "cores": sockets,
+        "threads": sockets,
         "cpus": total,
         "cpuLoad": float(load) if re.fullmatch(r"[\d.]+", load) else None,
         "freeMemory": number(row.get("FreeMem")),
-        "features": known(row.get("ActiveFeatures")) or "",
+        "features": known(row.get("ActiveFeatures")) or "(null)",
         "name": row["NodeName"],
         "address": row.get("NodeAddr", row["NodeName"]),
         "hostname": row.get("NodeHostName", row["NodeName"]),
-        "state": re.sub(r"[*~#!%$@^-]+$", "", row.get("State", "")).split("+"),
+        "state": [_node_state(row.get("State", ""))],
         "partitions": row.get("Partitions", "").split(","),
         "weight": number(row.get("Weight")) or 0,
-        "allocMemory": number(row.get("AllocMem")) or 0,
+        "allocMemory": number(row.get("RealMemory")) or 0,
         "allocCpus": used,
         "idleCpus": total - used,
     }
+
+
+def _node_state(text: str) -> str:
+    """sinfo's one word for scontrol's several, e.g. DRAIN for ``IDLE+DRAIN``."""
+    words = re.sub(r"[*~#!%$@^-]", "", text).split("+")
+    return next((word for word in ("DRAIN", "COMPLETING") if word in words), words[0])
 
 
 def group_row(gid: int) -> dict[str, str]:

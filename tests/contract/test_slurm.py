@@ -14,6 +14,7 @@ import pytest
 
 from firecrestspawner.demo.firecrest import FirecREST, System
 from firecrestspawner.demo.slurm_executor import SlurmExecutor
+from firecrestspawner.demo.slurm_text import node_row
 from tests.contract.issuer import Issuer
 from tests.contract.test_deployment import CASES, Case, Target, check, submit
 from tests.services.slurm import Slurm
@@ -141,6 +142,33 @@ def test_nodes_have_the_addresses_that_slurm_knows(cluster: Cluster) -> None:
     rows = cluster.clients[ALICE].get("/status/cluster/nodes").json()["nodes"]
     assert [row["name"] for row in rows] == ["nid001", "nid002"]
     assert all(row["address"].startswith("127.0.0.") for row in rows)
+
+
+def test_a_node_s_row_is_what_firecrest_makes_of_sinfo(cluster: Cluster) -> None:
+    """Sockets in place of cores and threads, all memory as allocated, "(null)" for no features."""
+    row = cluster.clients[ALICE].get("/status/cluster/nodes").json()["nodes"][0]
+    assert (row["sockets"], row["cores"], row["threads"]) == (4, 4, 4)
+    assert (row["allocMemory"], row["features"], len(row["state"])) == (8000, "(null)", 1)
+
+
+@pytest.mark.parametrize(
+    ("scontrol", "sinfo"),
+    [
+        ("IDLE", "IDLE"),
+        ("DOWN*", "DOWN"),
+        ("IDLE+DRAIN", "DRAIN"),
+        ("IDLE*+COMPLETING", "COMPLETING"),
+    ],
+)
+def test_of_a_node_s_states_the_telling_one_is_shown(scontrol: str, sinfo: str) -> None:
+    assert node_row({"NodeName": "nid001", "State": scontrol})["state"] == [sinfo]
+
+
+def test_a_waiting_array_is_listed_under_its_plain_number(cluster: Cluster) -> None:
+    job_id = cluster.submit(ALICE, "#SBATCH --hold --array=0-3\ntrue")
+    rows = cluster.clients[ALICE].get(f"{JOBS}/{job_id}").json()["jobs"]
+    assert job_id in [row["jobId"] for row in rows]
+    assert cluster.clients[ALICE].delete(f"{JOBS}/{job_id}").status_code == 204
 
 
 def test_userinfo_names_the_accounts(cluster: Cluster) -> None:
