@@ -37,7 +37,8 @@ def pytest_runtest_makereport(
     """A failed journey shows the end of its Hub's log, and of the daemons'."""
     report = yield
     site = item.stash.get(SITE, None)
-    if report.failed and site is not None:
+    # When it is the site's own end that fails, its logs are gone: the failure is worth more.
+    if report.failed and site is not None and site.hub_log.exists():
         report.sections.append(("the end of the Hub's log", site.log_end()))
         report.sections.append(("the ends of Slurm's logs", site.slurm.logs()))
     return report
