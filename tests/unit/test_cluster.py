@@ -123,6 +123,22 @@ async def test_only_a_job_not_known_before_can_be_the_lost_one(cluster: Cluster,
     assert api.calls == ["submit", "list"]
 
 
+async def test_an_answer_that_names_an_earlier_job_is_not_believed(
+    cluster: Cluster, api: Api
+) -> None:
+    """R7, R10: a login shell may print the number of another of the user's jobs."""
+    cluster.monitor.watch("6", "alice")
+    api.submit_answer = "6"
+    api.list_answer = [job("6"), job("7", state=JobState.PENDING)]
+    assert await cluster.submit(TOKEN, "alice", REQUEST, set()) == "7"
+    api.list_answer = [job("6")]
+    with pytest.raises(FirecRESTError) as caught:
+        await cluster.submit(TOKEN, "alice", REQUEST, set())
+    assert caught.value.ambiguous
+    assert "start-up files" in caught.value.message
+    assert api.calls == ["submit", "list"] * 2
+
+
 async def test_when_the_look_fails_too_the_first_error_is_the_one_told(
     cluster: Cluster, api: Api
 ) -> None:
