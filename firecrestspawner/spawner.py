@@ -443,9 +443,9 @@ class FirecRESTSpawner(SpawnerConfig, Spawner):
         if self._watch is not None:
             self._watch.starting = True
         pause = 0.5
-        if not cancelled and not spawn.line.nonce:
+        if not cancelled and not (spawn.line.nonce and self._knows_job(spawn)):
             # It has not begun, so nothing will end it: it will introduce itself, or never was; or
-            # it was over already.
+            # it was over already; or its number is not known, so that nothing can be seen of it.
             await self._look(spawn)
             return
         while await self.poll() is None and time.monotonic() < deadline:

@@ -157,7 +157,7 @@ def test_what_a_rest_system_would_ignore_is_refused(stage: Stage) -> None:
     before = stage.site.firecrest.count("submit")
     answer = ask(stage.alice, "rest", system="rested", runtime="01:00:00")
     assert answer.status_code == 400
-    assert answer.json()["message"].startswith("'Run time' cannot be asked for on rested:")
+    assert answer.json()["message"].startswith("Run time cannot be asked for on rested:")
     assert "'rest' mode" in answer.json()["message"]
     assert stage.site.firecrest.count("submit") == before
     assert stage.site.state("alice", "rest") == {}
