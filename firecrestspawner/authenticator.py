@@ -23,7 +23,8 @@ from .cluster import own_addresses
 from .errors import Error, LoginRequired
 from .handlers import JobChannelHandler, Switchboard
 from .models import Secret, TokenSet
-from .oidc import Provider, TokenClient
+from .oauth import TokenClient
+from .oidc import Provider
 from .shutdown import at_shutdown
 from .submission import unworkable
 from .tokens import TokenStore, write_tokens

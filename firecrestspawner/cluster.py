@@ -10,10 +10,8 @@ import asyncio
 import logging
 import re
 import socket
-import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
 
 from . import address
 from .client import FirecREST, JobRequest, System, as_service
@@ -21,10 +19,10 @@ from .errors import AddressRefused, BadAnswer, Error, FirecRESTError, OptionsErr
 from .models import Secret
 from .monitor import JobMonitor, Watch
 from .service import ServiceAccount
+from .shared import Shared
 from .shutdown import at_shutdown
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 #: The lists of nodes and systems are asked for again when older than this (seconds).
 LIST_AGE = 300.0
@@ -36,29 +34,6 @@ _ANOTHER_JOB = (
     "Please look for commands in your shell's start-up files (~/.bashrc) that print text or "
     "replace the scheduler's."
 )
-
-
-class _Cached(Generic[T]):
-    """A value that is fetched once at a time, and again only when it is too old."""
-
-    def __init__(self, fetch: Callable[[], Coroutine[Any, Any, T]]) -> None:
-        self._fetch = fetch
-        self._value: T | None = None
-        self._at = float("-inf")
-        self._lock = asyncio.Lock()
-
-    async def get(self, max_age: float = LIST_AGE) -> T:
-        """The value, at most ``max_age`` seconds old; an older one while its source is away."""
-        async with self._lock:
-            if self._value is None or time.monotonic() - self._at > max_age:
-                try:
-                    self._value = await self._fetch()
-                    self._at = time.monotonic()
-                except Error as error:
-                    if self._value is None:
-                        raise
-                    log.warning("Using an earlier list: %s", error.detail)
-            return self._value
 
 
 class Cluster:
@@ -73,7 +48,7 @@ class Cluster:
     def __init__(
         self,
         monitor: JobMonitor,
-        systems: _Cached[dict[str, System]],
+        systems: Shared[dict[str, System]],
         own: frozenset[address.IPAddress],
     ) -> None:
         self.monitor = monitor
@@ -82,7 +57,7 @@ class Cluster:
         self._account = monitor.account
         self._systems = systems
         self._own = own
-        self._nodes = _Cached(self._fetch_nodes)
+        self._nodes = Shared(self._fetch_nodes)
         self._submitting: dict[str, asyncio.Lock] = {}
         self._warned: set[str] = set()
 
@@ -98,7 +73,7 @@ class Cluster:
 
     async def system(self) -> System:
         """The system's own description. Raises OptionsError when the API has no such system."""
-        found = (await self._systems.get()).get(self.name)
+        found = (await self._systems.get(LIST_AGE)).get(self.name)
         if found is None:
             found = (await self._systems.get(max_age=30.0)).get(self.name)
         if found is None:
@@ -166,7 +141,7 @@ class Cluster:
             raise stranger(watch, self.name)
         if job is None or not job.nodes:
             raise NodesUnknown("The cluster has not said yet on which node the job runs.")
-        nodes = await self._nodes.get()
+        nodes = await self._nodes.get(LIST_AGE)
         if not set(address.expand(job.nodes)) <= set(nodes):
             nodes = await self._nodes.get(max_age=10.0)
         return await address.choose(
@@ -202,7 +177,7 @@ class Clusters:
     def __init__(self, account: ServiceAccount, own: frozenset[address.IPAddress]) -> None:
         self.account = account
         self._own = own
-        self._apis: dict[str, tuple[FirecREST, _Cached[dict[str, System]]]] = {}
+        self._apis: dict[str, tuple[FirecREST, Shared[dict[str, System]]]] = {}
         self._clusters: dict[tuple[str, str], Cluster] = {}
         self._loops: set[asyncio.Task[None]] = set()
         self._keeper: asyncio.Task[None] | None = None
@@ -219,14 +194,14 @@ class Clusters:
                 self._keeper = at_shutdown(self.aclose)
         return self._clusters[key]
 
-    def _api(self, url: str) -> tuple[FirecREST, _Cached[dict[str, System]]]:
+    def _api(self, url: str) -> tuple[FirecREST, Shared[dict[str, System]]]:
         if url not in self._apis:
             firecrest = FirecREST(url)
 
             async def fetch() -> dict[str, System]:
                 return await as_service(self.account, firecrest.systems)
 
-            self._apis[url] = (firecrest, _Cached(fetch))
+            self._apis[url] = (firecrest, Shared(fetch))
         return self._apis[url]
 
     async def aclose(self) -> None:

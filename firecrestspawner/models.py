@@ -223,7 +223,11 @@ def _seconds(value: Any) -> int | None:
 
 @dataclass(frozen=True)
 class TokenSet:
-    """A user's tokens with absolute expiries (Unix seconds; None when the issuer gave none)."""
+    """A user's tokens with absolute expiries (Unix seconds; None when the issuer gave none).
+
+    Expiries are counted from the answer's arrival, so the issuer's own clock does not matter.
+    ``issued_at`` is that arrival, None for tokens of unknown age.
+    """
 
     access_token: Secret
     expires_at: float | None
@@ -232,6 +236,7 @@ class TokenSet:
     id_token: Secret | None = None
     scope: str = ""
     token_type: str = "Bearer"  # noqa: S105 - the scheme's name, RFC 6750
+    issued_at: float | None = None
 
     @classmethod
     def from_response(cls, answer: Mapping[str, Any], *, now: float | None = None) -> TokenSet:
@@ -251,16 +256,19 @@ class TokenSet:
             id_token=_optional_secret(answer.get("id_token")),
             scope=_scope(answer.get("scope")),
             token_type=str(answer.get("token_type") or "Bearer"),
+            issued_at=now,
         )
 
     def expires_soon(self, margin: float, *, now: float | None = None) -> bool:
         """True when fewer than ``margin`` seconds of the access token's life are left.
 
-        A token whose life the issuer did not state is taken to be short-lived.
+        A token whose life the issuer did not state is taken to be short-lived. One that was issued
+        in the future is of no known age: the clock has been set back since.
         """
-        if self.expires_at is None:
+        now = time.time() if now is None else now
+        if self.expires_at is None or (self.issued_at or now) > now + 1:
             return True
-        return self.expires_at - (time.time() if now is None else now) < margin
+        return self.expires_at - now < margin
 
     def kept_from(self, older: TokenSet) -> TokenSet:
         """Fill in what a refresh answer may leave out (RFC 6749 section 6; OIDC Core 12.2)."""

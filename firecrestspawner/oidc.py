@@ -1,120 +1,36 @@
-"""What is said to an OpenID Connect issuer, and how are its answers checked?
+"""What is said to an OpenID Connect issuer that is found by discovery, and what is believed?
 
-* :class:`TokenClient`: one client's conversation with a token endpoint.
-* :class:`Provider`: an issuer found by discovery: token endpoint, keys, userinfo.
-
-Only an authoritative refusal (RFC 6749 section 5.2, ``invalid_grant``) becomes LoginRequired; every
-other trouble is ProviderUnavailable and logs nobody out (R5).
+:class:`Provider` knows its endpoints and keys. What its tokens say counts once the signature has
+been verified; that an issuer is away is ProviderUnavailable and concludes nothing (R5).
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
-import logging
-import time
-from collections.abc import Awaitable, Mapping
-from typing import Any, TypeVar
-from urllib.parse import quote
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import httpx
 import jwt
 
 from .errors import ConfigurationError, LoginRequired, ProviderUnavailable
 from .models import Secret, TokenSet
-
-log = logging.getLogger(__name__)
-T = TypeVar("T")
-
-LOGIN_REQUIRED = "Your login has ended at the identity provider. Log in again to continue."
-UNAVAILABLE = "The login service cannot be reached right now. Please try again in a moment."
+from .oauth import LOGIN_REQUIRED, UNAVAILABLE, TokenClient, json_object, token_set
+from .shared import Shared
 
 # Algorithms an issuer may sign with: asymmetric ones only, so that a public key can never be
 # mistaken for an HMAC secret (RFC 8725 section 3.1).
 _ALGORITHMS = [kind + bits for kind in ("RS", "PS", "ES") for bits in ("256", "384", "512")]
+_ALGORITHMS.append("EdDSA")
+
+#: Seconds of difference between the issuer's clock and ours that do no harm.
+LEEWAY = 300.0
 
 _METADATA_AGE = 3600.0
+_METADATA_COOLDOWN = 30.0
 _KEYS_COOLDOWN = 10.0
-_MAX_ANSWER = 1 << 20
 
-
-async def _bounded(awaitable: Awaitable[T], seconds: float) -> T:
-    """Await under one deadline for the whole of a request: httpx's own are per read."""
-    return await asyncio.wait_for(awaitable, seconds)
-
-
-class TokenClient:
-    """One client's conversation with one token endpoint, over a shared connection pool.
-
-    Parameters
-    ----------
-    deadline: seconds for one request, answer included.
-    basic: ``client_secret_basic`` when true, else ``client_secret_post`` (RFC 6749 section 2.3.1).
-    """
-
-    def __init__(
-        self,
-        client_id: str,
-        client_secret: Secret,
-        *,
-        basic: bool = True,
-        deadline: float = 10.0,
-        verify: bool = True,
-    ) -> None:
-        self.client_id = client_id
-        self.client_secret = client_secret
-        self.basic = basic
-        self.deadline = deadline
-        self._verify = verify
-        self._http: httpx.AsyncClient | None = None
-
-    @property
-    def http(self) -> httpx.AsyncClient:
-        if self._http is None:
-            self._http = httpx.AsyncClient(verify=self._verify, timeout=self.deadline)
-        return self._http
-
-    async def aclose(self) -> None:
-        if self._http is not None:
-            await self._http.aclose()
-            self._http = None
-
-    async def fetch(self, method: str, url: str, **kwargs: Any) -> httpx.Response:
-        """One request under the deadline. Raises ProviderUnavailable when no answer comes."""
-        try:
-            return await _bounded(self.http.request(method, url, **kwargs), self.deadline)
-        except (httpx.HTTPError, httpx.InvalidURL, asyncio.TimeoutError, OSError) as error:
-            # Its kind says enough; its request holds the token.
-            raise ProviderUnavailable(
-                UNAVAILABLE, detail=f"{method} {_bare(url)}: {type(error).__name__}"
-            ) from None
-
-    async def token(self, url: str, form: Mapping[str, str]) -> dict[str, Any]:
-        """Ask for tokens (RFC 6749 sections 4.1.3, 4.4.2, 6).
-
-        Raises LoginRequired on ``invalid_grant``, ProviderUnavailable on everything else.
-        """
-        form = dict(form)
-        headers = {"Accept": "application/json"}
-        auth = None
-        if self.basic:
-            auth = httpx.BasicAuth(_quoted(self.client_id), _quoted(self.client_secret.reveal()))
-        else:
-            form |= {"client_id": self.client_id, "client_secret": self.client_secret.reveal()}
-        kwargs: dict[str, Any] = {"data": form, "headers": headers}
-        if auth is not None:
-            kwargs["auth"] = auth
-        answer = await self.fetch("POST", url, **kwargs)
-        body = _json_object(answer)
-        if answer.status_code == 200 and body is not None:
-            return body
-        code = str((body or {}).get("error", ""))[:60]
-        if answer.status_code in (400, 401) and code == "invalid_grant":
-            raise LoginRequired(LOGIN_REQUIRED, detail="the token endpoint says invalid_grant")
-        raise ProviderUnavailable(
-            UNAVAILABLE,
-            detail=f"the token endpoint {_bare(url)} answered {answer.status_code} {code!r}",
-        )
+_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
+_ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - a type's name
 
 
 class Provider:
@@ -123,11 +39,8 @@ class Provider:
     def __init__(self, issuer: str, client: TokenClient) -> None:
         self.issuer = issuer.rstrip("/")
         self.client = client
-        self._metadata: dict[str, Any] | None = None
-        self._metadata_at = 0.0
-        self._keys: jwt.PyJWKSet | None = None
-        self._keys_at = 0.0
-        self._lock = asyncio.Lock()
+        self._metadata = Shared(self._discover, cooldown=_METADATA_COOLDOWN)
+        self._keys = Shared(self._fetch_keys)
 
     async def metadata(self) -> dict[str, Any]:
         """The issuer's discovery document; a stale one is used while the issuer is away.
@@ -135,22 +48,12 @@ class Provider:
         Raises ProviderUnavailable when there has never been one, ConfigurationError when the
         document speaks for another issuer.
         """
-        async with self._lock:
-            if self._metadata is not None and time.monotonic() - self._metadata_at < _METADATA_AGE:
-                return self._metadata
-            try:
-                self._metadata = await self._discover()
-                self._metadata_at = time.monotonic()
-            except ProviderUnavailable as error:
-                if self._metadata is None:
-                    raise
-                log.warning("Using the issuer's earlier discovery document: %s", error.detail)
-            return self._metadata
+        return await self._metadata.get(_METADATA_AGE)
 
     async def _discover(self) -> dict[str, Any]:
         url = f"{self.issuer}/.well-known/openid-configuration"
         answer = await self.client.fetch("GET", url)
-        document = _json_object(answer)
+        document = json_object(answer)
         if answer.status_code != 200 or document is None:
             raise ProviderUnavailable(
                 UNAVAILABLE, detail=f"discovery at {url} answered {answer.status_code}"
@@ -171,18 +74,56 @@ class Provider:
         return await self.client.token((await self.metadata())["token_endpoint"], form)
 
     async def refresh(self, tokens: TokenSet) -> TokenSet:
-        """Exchange the refresh token (RFC 6749 section 6)."""
+        """Exchange the refresh token (RFC 6749 section 6); what the answer omits is kept.
+
+        Tried again while the issuer is in trouble: a refresh whose answer was lost has either had
+        no effect, or has spent the token, and then the second is refused as any later one would be.
+        """
         if tokens.refresh_token is None:
             raise LoginRequired(LOGIN_REQUIRED, detail="no refresh token is stored")
-        answer = await self.token(
-            {"grant_type": "refresh_token", "refresh_token": tokens.refresh_token.reveal()}
-        )
-        return token_set(answer).kept_from(tokens)
+        form = {"grant_type": "refresh_token", "refresh_token": tokens.refresh_token.reveal()}
+        url = (await self.metadata())["token_endpoint"]
+        return token_set(await self.client.token(url, form, again=True)).kept_from(tokens)
 
-    async def userinfo(self, access_token: Secret) -> dict[str, Any]:
-        """The userinfo answer (OpenID Connect Core section 5.3), JSON only.
+    async def exchange(self, access_token: Secret, audience: str, scope: str = "") -> TokenSet:
+        """An access token for another audience, in the user's name (RFC 8693 section 2).
 
-        Raises LoginRequired when the issuer refuses the token, ProviderUnavailable otherwise.
+        Raises LoginRequired when the issuer no longer takes the token, ProviderUnavailable when
+        there is no answer or the issuer does not allow the exchange.
+        """
+        form = {
+            "grant_type": _EXCHANGE,
+            "subject_token": access_token.reveal(),
+            "subject_token_type": _ACCESS_TOKEN,
+            "requested_token_type": _ACCESS_TOKEN,
+            "audience": audience,
+            "scope": scope,
+        }
+        url = (await self.metadata())["token_endpoint"]
+        answer = await self.client.token(url, {k: v for k, v in form.items() if v}, again=True)
+        return token_set(answer)
+
+    async def revoke(self, token: Secret) -> None:
+        """Revoke a token, a refresh token as a rule (RFC 7009).
+
+        Without effect when the issuer names no endpoint for it. Raises ProviderUnavailable when
+        the issuer does not confirm it.
+        """
+        url = (await self.metadata()).get("revocation_endpoint")
+        if not isinstance(url, str):
+            return
+        form = {"token": token.reveal(), "token_type_hint": "refresh_token"}
+        answer = await self.client.post(url, form)
+        if answer.status_code != 200:
+            raise ProviderUnavailable(
+                UNAVAILABLE, detail=f"the revocation endpoint answered {answer.status_code}"
+            )
+
+    async def userinfo(self, access_token: Secret, *, sub: str | None = None) -> dict[str, Any]:
+        """The userinfo answer, plain or signed (OpenID Connect Core sections 5.3.2 and 5.3.4).
+
+        ``sub``: whom the ID token names; an answer about somebody else is not believed. Raises
+        LoginRequired when the issuer refuses the token, ProviderUnavailable otherwise.
         """
         url = (await self.metadata()).get("userinfo_endpoint")
         if not isinstance(url, str):
@@ -190,18 +131,60 @@ class Provider:
         answer = await self.client.fetch(
             "GET", url, headers={"Authorization": f"Bearer {access_token.reveal()}"}
         )
-        body = _json_object(answer)
-        if answer.status_code in (401, 403):
-            raise LoginRequired(LOGIN_REQUIRED, detail=f"userinfo answered {answer.status_code}")
-        if answer.status_code != 200 or body is None:
+        # 401 is about the token (RFC 6750 section 3.1); 403 is about scopes, so the deployer's.
+        if answer.status_code == 401:
+            raise LoginRequired(LOGIN_REQUIRED, detail="userinfo answered 401")
+        if answer.status_code != 200:
             raise ProviderUnavailable(UNAVAILABLE, detail=f"userinfo answered {answer.status_code}")
-        return body
+        claims = await self._read_userinfo(answer)
+        if sub is not None and claims.get("sub") != sub:
+            raise ProviderUnavailable(UNAVAILABLE, detail="userinfo is about another user")
+        return claims
+
+    async def _read_userinfo(self, answer: httpx.Response) -> dict[str, Any]:
+        kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/jwt":
+            body = json_object(answer)
+            if body is None:
+                raise ProviderUnavailable(UNAVAILABLE, detail="userinfo is no JSON object")
+            return body
+        try:
+            claims = await self.verified(Secret(answer.text.strip()))
+        except LoginRequired as error:
+            # No refusal of the user: an answer that nobody can vouch for.
+            detail = f"signed userinfo: {error.detail}"
+            raise ProviderUnavailable(UNAVAILABLE, detail=detail) from None
+        audience = claims.get("aud", self.client.client_id)
+        if self.client.client_id not in ([audience] if isinstance(audience, str) else audience):
+            raise ProviderUnavailable(UNAVAILABLE, detail="userinfo is for another client")
+        return claims
 
     async def claims(self, token: Secret) -> dict[str, Any]:
         """The claims of an access token, after verifying signature, issuer and times (RFC 9068).
 
         Five minutes of clock skew are forgiven. Raises LoginRequired for a token that does not
         verify, ProviderUnavailable when the issuer's keys cannot be had.
+        """
+        return await self.verified(token, require=("exp",))
+
+    async def verified(
+        self,
+        token: Secret,
+        *,
+        audience: str | None = None,
+        require: Sequence[str] = (),
+        leeway: float = LEEWAY,
+    ) -> dict[str, Any]:
+        """The claims of anything the issuer signed: its ``iss`` and what times it states are right.
+
+        Parameters
+        ----------
+        audience: has to be among the token's ``aud``; None leaves the audience to the caller.
+        require: claims that have to be there, besides ``iss``.
+        leeway: seconds of clock skew that are forgiven.
+
+        Raises LoginRequired for a token that does not verify, ProviderUnavailable when the
+        issuer's keys cannot be had.
         """
         try:
             header = jwt.get_unverified_header(token.reveal())
@@ -210,36 +193,37 @@ class Provider:
                 token.reveal(),
                 key=key,
                 algorithms=_ALGORITHMS,
+                audience=audience,
                 issuer=(await self.metadata())["issuer"],
-                leeway=300,
-                options={"verify_aud": False, "require": ["exp", "iss"]},
+                leeway=leeway,
+                options={"verify_aud": audience is not None, "require": ["iss", *require]},
             )
         # ValueError: text that cannot even be encoded.
         except (jwt.PyJWTError, ValueError) as error:
             raise LoginRequired(
                 "The login service issued a token that cannot be verified. Log in again; if that "
                 "does not help, tell the administrators.",
-                detail=f"an access token does not verify: {type(error).__name__}",
+                detail=f"a token does not verify: {type(error).__name__}",
             ) from None
 
     async def _key(self, kid: str) -> jwt.PyJWK:
         """The issuer's key ``kid``; keys are fetched anew when it is not among the known ones."""
-        metadata = await self.metadata()
-        async with self._lock:
-            found = _find(self._keys, kid)
-            if found is None and time.monotonic() - self._keys_at > _KEYS_COOLDOWN:
-                answer = await self.client.fetch("GET", metadata["jwks_uri"])
-                body = _json_object(answer)
-                if answer.status_code != 200 or body is None:
-                    raise ProviderUnavailable(
-                        UNAVAILABLE, detail=f"the issuer's keys: {answer.status_code}"
-                    )
-                self._keys = _key_set(body)
-                self._keys_at = time.monotonic()
-                found = _find(self._keys, kid)
+        keys = await self._keys.get(float("inf"))
+        found = _find(keys, kid)
+        if found is None and self._keys.age > _KEYS_COOLDOWN:
+            found = _find(await self._keys.get(_KEYS_COOLDOWN, or_older=False), kid)
         if found is None:
             raise jwt.InvalidKeyError("no such key")
         return found
+
+    async def _fetch_keys(self) -> jwt.PyJWKSet:
+        answer = await self.client.fetch("GET", (await self.metadata())["jwks_uri"])
+        body = json_object(answer)
+        if answer.status_code != 200 or body is None:
+            raise ProviderUnavailable(
+                UNAVAILABLE, detail=f"the issuer's keys: {answer.status_code}"
+            )
+        return _key_set(body)
 
     async def aclose(self) -> None:
         await self.client.aclose()
@@ -253,39 +237,9 @@ def _key_set(body: dict[str, Any]) -> jwt.PyJWKSet:
         raise ProviderUnavailable(UNAVAILABLE, detail="the issuer's keys cannot be read") from None
 
 
-def _find(keys: jwt.PyJWKSet | None, kid: str) -> jwt.PyJWK | None:
-    for key in keys.keys if keys else ():
+def _find(keys: jwt.PyJWKSet, kid: str) -> jwt.PyJWK | None:
+    for key in keys.keys:
         # A set of one unnamed key serves tokens that name none (RFC 7517 section 4.5).
-        if key.key_id == kid or (not kid and len(keys.keys) == 1):  # type: ignore[union-attr]
+        if key.key_id == kid or (not kid and len(keys.keys) == 1):
             return key
     return None
-
-
-def token_set(answer: Mapping[str, Any], *, now: float | None = None) -> TokenSet:
-    """A token endpoint's answer. Raises ProviderUnavailable when it holds no access token."""
-    try:
-        return TokenSet.from_response(answer, now=now)
-    except ValueError:
-        raise ProviderUnavailable(
-            UNAVAILABLE, detail="the token endpoint's answer holds no access_token"
-        ) from None
-
-
-def _json_object(answer: httpx.Response) -> dict[str, Any] | None:
-    if len(answer.content) > _MAX_ANSWER:
-        return None
-    try:
-        body = json.loads(answer.content)
-    except ValueError:
-        return None
-    return body if isinstance(body, dict) else None
-
-
-def _bare(url: str) -> str:
-    return url.split("?", 1)[0]
-
-
-def _quoted(value: str) -> str:
-    # RFC 6749 section 2.3.1 has id and secret form-encoded before they are joined; a blank as %20,
-    # for some issuers know no "+".
-    return quote(value, safe="")

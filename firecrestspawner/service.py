@@ -8,12 +8,12 @@ import time
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from traitlets import Unicode
+from traitlets import Bool, Unicode
 from traitlets.config import Configurable
 
 from .errors import ConfigurationError, LoginRequired, ProviderUnavailable
 from .models import Secret, TokenSet
-from .oidc import UNAVAILABLE, TokenClient, token_set
+from .oauth import UNAVAILABLE, TokenClient, token_set
 from .tokens import MARGIN
 
 # Seconds: of a service token whose answer states no life, and before one that is refused is
@@ -41,6 +41,11 @@ class ServiceAccount(Configurable):
     scope = Unicode(
         help="Scopes to ask for, separated by spaces; empty for the client's defaults."
     ).tag(config=True)
+    basic_auth = Bool(
+        True,
+        help="Authenticate with ``client_secret_basic`` (RFC 6749 section 2.3.1); with "
+        "``client_secret_post`` where False.",
+    ).tag(config=True)
 
     _ENVIRONMENT: ClassVar = {
         "client_id": "SA_CLIENT_ID",
@@ -53,7 +58,9 @@ class ServiceAccount(Configurable):
         for name, variable in self._ENVIRONMENT.items():
             if not getattr(self, name):
                 setattr(self, name, os.environ.get(variable, ""))
-        self._client = TokenClient(self.client_id, Secret(self.client_secret))
+        self._client = TokenClient(
+            self.client_id, Secret(self.client_secret), basic=self.basic_auth
+        )
         self._tokens: TokenSet | None = None
         self._fetched_at = 0.0
         self._lifetime = 0.0

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from cryptography.fernet import InvalidToken
-from jupyterhub.crypto import CryptKeeper, decrypt, encrypt
+from jupyterhub.crypto import CryptKeeper, EncryptionUnavailable, decrypt, encrypt
+from sqlalchemy.exc import SQLAlchemyError
 
 
 def seal(data: bytes) -> str:
@@ -36,14 +37,29 @@ class UserVault:
         stored = self._user.encrypted_auth_state
         if stored is None:
             return None, None
-        return await decrypt(stored), stored
+        try:
+            state = await decrypt(stored)
+        # A lost or changed JUPYTERHUB_CRYPT_KEY, or what was damaged: as good as not stored.
+        except (InvalidToken, EncryptionUnavailable, ValueError):
+            return None, stored
+        return (state if isinstance(state, dict) else None), stored
 
     async def seal(self, auth_state: dict[str, Any]) -> bytes:
         return await encrypt(auth_state)
 
-    def swap(self, old: bytes | None, new: bytes) -> bool:
-        if self._user.encrypted_auth_state != old:
-            return False
-        self._user.encrypted_auth_state = new
-        self._user.db.commit()
-        return True
+    def swap(self, old: bytes | None, new: bytes | None) -> bool:
+        for last in (False, True):
+            if self._user.encrypted_auth_state != old:
+                break
+            self._user.encrypted_auth_state = new
+            try:
+                self._user.db.commit()
+            except SQLAlchemyError:
+                self._user.db.rollback()
+                # The issuer has rotated already: a database connection that broke meanwhile must
+                # not cost the user a login, and the next one is a new one.
+                if last:
+                    raise
+            else:
+                return True
+        return False

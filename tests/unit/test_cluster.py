@@ -11,7 +11,7 @@ import pytest
 
 from firecrestspawner import address
 from firecrestspawner.client import JobRequest, System
-from firecrestspawner.cluster import Cluster, NodesUnknown, _Cached, own_addresses, resolve
+from firecrestspawner.cluster import Cluster, NodesUnknown, own_addresses, resolve
 from firecrestspawner.errors import (
     AddressRefused,
     FirecRESTError,
@@ -21,6 +21,7 @@ from firecrestspawner.errors import (
 )
 from firecrestspawner.models import Job, JobState, Secret
 from firecrestspawner.monitor import JobMonitor
+from firecrestspawner.shared import Shared
 
 TOKEN = Secret("token")
 REQUEST = JobRequest("/home/alice", Secret("#!/bin/sh\n"))
@@ -91,7 +92,7 @@ def cluster(api: Api) -> Cluster:
     fake: Any = api
     account: Any = Account()
     monitor = JobMonitor(fake, "daint", account, "hub")
-    return Cluster(monitor, _Cached(systems), frozenset())
+    return Cluster(monitor, Shared(systems), frozenset())
 
 
 LOST: Callable[[], FirecRESTError] = lambda: Unwell("later", ambiguous=True)  # noqa: E731
@@ -221,8 +222,8 @@ async def test_a_list_is_fetched_once_for_all_who_ask_and_kept_while_its_source_
         await asyncio.sleep(0)
         return _give(answers.pop(0))
 
-    cached = _Cached(fetch)
-    assert await asyncio.gather(*(cached.get() for _ in range(5))) == [1] * 5
+    cached = Shared(fetch)
+    assert await asyncio.gather(*(cached.get(300) for _ in range(5))) == [1] * 5
     assert asked == 1
     assert await cached.get(max_age=-1) == 1
     assert asked == 2

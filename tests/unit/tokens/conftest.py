@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from firecrestspawner import oidc, service, tokens
+from firecrestspawner import oauth, service, shared, tokens
 from firecrestspawner.demo.issuer import DEFAULT_CLIENTS, Issuer
 from firecrestspawner.models import Secret
-from firecrestspawner.oidc import Provider, TokenClient
+from firecrestspawner.oauth import TokenClient
+from firecrestspawner.oidc import Provider
 from firecrestspawner.service import ServiceAccount
 from firecrestspawner.tokens import TokenStore
 from tests.unit.tokens.issuing import (
@@ -77,7 +78,7 @@ async def make_account(issuer: Issuer) -> AsyncIterator[Callable[..., ServiceAcc
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in (oidc, service, tokens):
+    for module in (oauth, service, shared, tokens):
         monkeypatch.setattr(
             module, "time", SimpleNamespace(monotonic=clock.monotonic, time=clock.time)
         )

@@ -36,32 +36,37 @@ class MemoryVault:
     def log_in(self, answer: dict[str, Any], *, left: float = 300.0) -> None:
         """What the Hub does at a login: overwrite. ``left``: seconds of the access token."""
         tokens = replace(TokenSet.from_response(answer), expires_at=time.time() + left)
-        self._stored = _encoded({**write_tokens(tokens), "oauth_user": {"sub": "1"}})
+        self._stored: bytes | None = _encoded({**write_tokens(tokens), "oauth_user": {"sub": "1"}})
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What is stored; empty once it has been forgotten."""
+        return json.loads(self._stored) if self._stored else {}
 
     @property
     def tokens(self) -> TokenSet:
-        return read_tokens(json.loads(self._stored))
+        return read_tokens(self.state)
 
     async def load(self) -> tuple[dict[str, Any] | None, bytes | None]:
         stored = self._stored
         await asyncio.sleep(0)
-        return json.loads(stored), stored
+        return (json.loads(stored) if stored else None), stored
 
     async def seal(self, auth_state: dict[str, Any]) -> bytes:
         await asyncio.sleep(0)
         return _encoded(auth_state)
 
-    def swap(self, old: bytes | None, new: bytes) -> bool:
+    def swap(self, old: bytes | None, new: bytes | None) -> bool:
         if self._stored != old:
             return False
         self._stored = new
-        self.swaps.append(self.tokens)
+        if self.state.get("access_token"):
+            self.swaps.append(self.tokens)
         return True
 
     def expire(self) -> None:
         """Let the stored access token be about to expire."""
-        state = json.loads(self._stored)
-        self._stored = _encoded({**state, "expires_at": time.time() + 5})
+        self._stored = _encoded({**self.state, "expires_at": time.time() + 5})
 
 
 def _encoded(state: dict[str, Any]) -> bytes:

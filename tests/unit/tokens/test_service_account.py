@@ -20,7 +20,7 @@ from firecrestspawner.errors import (
     Unwell,
 )
 from firecrestspawner.models import Secret
-from firecrestspawner.oidc import TokenClient
+from firecrestspawner.oauth import TokenClient
 from firecrestspawner.service import ServiceAccount
 from tests.unit import raw_server
 from tests.unit.raw_server import RawServer

@@ -19,7 +19,8 @@ from firecrestspawner.errors import (
     ProviderUnavailable,
 )
 from firecrestspawner.models import Secret
-from firecrestspawner.oidc import Provider, TokenClient
+from firecrestspawner.oauth import TokenClient
+from firecrestspawner.oidc import Provider
 from firecrestspawner.tokens import TokenStore
 from tests.unit.tokens.issuing import (
     HUB_SECRET,
@@ -50,7 +51,7 @@ async def test_a_token_that_is_about_to_expire_is_refreshed(
     assert fresh.access_token != old.access_token
     assert not fresh.expires_soon(200)
     assert fresh.id_token is not None
-    assert json.loads(vault._stored)["oauth_user"] == {"sub": "1"}, "the rest is lost"
+    assert vault.state["oauth_user"] == {"sub": "1"}, "the rest is lost"
 
 
 async def test_fifty_who_need_a_token_make_one_request(
