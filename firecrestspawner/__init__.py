@@ -7,6 +7,7 @@ deployment needs. Everything else is imported only when it is used.
 from __future__ import annotations
 
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 __all__ = ["__version__", "configure"]
@@ -31,6 +32,20 @@ def configure(c: Any) -> None:
     for (section, name), value in settings.items():
         if name not in c.get(section, {}):
             c[section][name] = value
+    _add_pages(c)
+
+
+def _add_pages(c: Any) -> None:
+    """Let the Hub find our pages: after the site's own, and before the stock ones they extend."""
+    pages = str(Path(__file__).with_name("templates") / "hub")
+    paths = c.JupyterHub.template_paths
+    if isinstance(paths, list):
+        # The Hub itself puts the stock ones behind a site's list.
+        if pages not in paths:
+            paths.append(pages)
+    else:
+        # Not set yet: changes of the default, which is the stock ones alone.
+        paths.insert(-1, pages)
 
 
 def __getattr__(name: str) -> Any:

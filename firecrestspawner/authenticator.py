@@ -17,14 +17,17 @@ from jupyterhub.crypto import CryptKeeper
 from oauthenticator.generic import GenericOAuthenticator
 from oauthenticator.oauth2 import OAuthCallbackHandler, OAuthLoginHandler
 from tornado.web import HTTPError
-from traitlets import Bool, Unicode, default
+from traitlets import Bool, Enum, Integer, Unicode, default
 
 from .cluster import own_addresses
+from .endpoints import SessionHandler, TokenHandler
 from .errors import Error, LoginRequired
 from .handlers import JobChannelHandler, Switchboard
+from .handout import Handout
 from .models import Secret, TokenSet
 from .oauth import TokenClient
 from .oidc import Provider
+from .pages import add_to
 from .shutdown import at_shutdown
 from .submission import unworkable
 from .tokens import TokenStore, write_tokens
@@ -83,6 +86,9 @@ class FirecRESTAuthenticator(GenericOAuthenticator):
         config=True
     )
 
+    session_policy = Enum(["hub", "sso"], "hub", help="B").tag(config=True)
+    session_warning = Integer(600, help="B").tag(config=True)
+
     @default("client_id")
     def _client_id_from_environment(self) -> str:
         return os.environ.get("OAUTH_CLIENT_ID", "")
@@ -126,9 +132,13 @@ class FirecRESTAuthenticator(GenericOAuthenticator):
         switchboard = app.tornado_settings["firecrest_switchboard"] = Switchboard()
         # Here, because looking names up blocks, and the Hub does not serve yet.
         app.tornado_settings["firecrest_own_addresses"] = own_addresses(_hub_hosts(app))
+        add_to(app, self.session_warning)
+        handout = Handout(self.token_store, self.provider)
         return [
             *super().get_handlers(app),
             (r"/api/firecrest/job", JobChannelHandler, {"switchboard": switchboard}),
+            (r"/api/firecrest/session", SessionHandler),
+            (r"/api/firecrest/token", TokenHandler, {"handout": handout}),
         ]
 
     def _refuse_to_start_unless_configured(self, app: Any) -> None:

@@ -6,7 +6,7 @@ import os
 import re
 from typing import Any
 
-from traitlets import Integer, List, TraitError, Tuple, Unicode, default, validate
+from traitlets import Bool, Integer, List, TraitError, Tuple, Unicode, default, validate
 from traitlets.config import Configurable
 
 from . import address
@@ -182,6 +182,23 @@ class SpawnerConfig(Configurable):
         24 * 3600,
         help="Seconds a server may take to start, time in the queue included. "
         "The Hub's own default, one minute, is shorter than most queues.",
+    ).tag(config=True)
+
+    notebook_tokens = Bool(
+        True,
+        help="Whether a running server may fetch its user's access token from the Hub, for code in "
+        "the notebook that speaks to FirecREST.",
+    ).tag(config=True)
+
+    notebook_token_audience = Unicode(
+        help="The audience to exchange the user's access token for (RFC 8693) before a server is "
+        "given it; empty for the token as it is. The issuer has to offer token exchange. "
+        "Example: ``firecrest``"
+    ).tag(config=True)
+
+    notebook_token_scope = Unicode(
+        help="The scopes to ask for in that exchange, separated by spaces; empty for the issuer's "
+        "choice."
     ).tag(config=True)
 
     # The Hub's own PATH and virtual environment mean nothing on a cluster.

@@ -11,9 +11,11 @@ import html
 from http.client import responses
 from typing import Any
 
+from jupyterhub.utils import url_escape_path
 from tornado.web import HTTPError
 
-from .errors import Error
+from . import links
+from .errors import Error, LoginRequired
 
 try:
     from jupyterhub.spawner import SpawnException
@@ -21,15 +23,37 @@ except ImportError:
     SpawnException = None
 
 
-def refuse(error: Error) -> Exception:
+#: The words of a LoginRequired that become a link.
+LINKED = "Log in again"
+
+
+def refuse(error: Error, spawner: Any) -> Exception:
     """The exception to raise from ``Spawner.start`` for an error of ours.
 
-    The user sees ``error.message``; the Hub logs one line with ``error.detail``.
+    The user sees ``error.message``, in which *Log in again* is a link that comes back to the
+    server's spawn page; the Hub logs one line with ``error.detail``.
     """
     refusal = _exception(error)
     refusal.jupyterhub_message = error.message
-    refusal.jupyterhub_html_message = html.escape(error.message)
+    shown = html.escape(error.message)
+    if isinstance(error, LoginRequired) and _is_the_users_own(spawner):
+        shown = shown.replace(LINKED, _link(spawner), 1)
+    refusal.jupyterhub_html_message = shown
     return refusal
+
+
+def _is_the_users_own(spawner: Any) -> bool:
+    """Whether its user starts the server: an admin who logs in again has won nothing."""
+    viewer = getattr(spawner.handler, "current_user", None)
+    return getattr(viewer, "name", None) == spawner.user.name
+
+
+def _link(spawner: Any) -> str:
+    page = f"{spawner.hub.base_url}spawn/{spawner.user.escaped_name}"
+    if spawner.name:
+        page += f"/{url_escape_path(spawner.name)}"
+    target = html.escape(links.reauth(spawner.hub.base_url, page))
+    return f'<a class="alert-link" href="{target}">{LINKED}</a>'
 
 
 def _exception(error: Error) -> Any:

@@ -175,7 +175,7 @@ class FirecRESTSpawner(SpawnerConfig, Spawner):
             await self._submit_once(spawn, request, token)
             return await self._await_server(spawn)
         except Error as error:
-            raise refuse(error) from None
+            raise refuse(error, self) from None
 
     async def _prepare(self) -> tuple[Spawn, JobRequest, Secret]:
         """Everything that can be refused before anything is submitted."""

@@ -1,0 +1,61 @@
+"""What do the Hub's pages say of a user's session at the issuer, and where are their templates?
+
+The templates in ``templates/hub`` extend the stock ones; ``configure(c)`` puts them into the Hub's
+``template_paths``, and :func:`add_to` gives them what they call.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from functools import partial
+from math import ceil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from . import links
+from .tokens import read_session
+
+TEMPLATES = str(Path(__file__).with_name("templates") / "hub")
+
+
+class Notice(NamedTuple):
+    """The session has ``ended``, or ends in about ``minutes`` (at least 1)."""
+
+    ended: bool
+    minutes: int = 0
+
+
+def session_notice(
+    auth_state: Mapping[str, Any] | None, *, warning: float, now: float | None = None
+) -> Notice | None:
+    """What a page has to say of the session; None when it goes on for ``warning`` seconds more.
+
+    Asks nobody: a page does not wait for the issuer.
+    """
+    now = time.time() if now is None else now
+    session = read_session(auth_state, now=now)
+    if not session.valid:
+        return Notice(ended=True)
+    if session.expires_at is None or session.expires_at - now > warning:
+        return None
+    return Notice(ended=False, minutes=max(1, ceil((session.expires_at - now) / 60)))
+
+
+def add_to(app: Any, warning: float) -> None:
+    """Give the Hub's templates the functions that ours call.
+
+    ``app`` is the JupyterHub application, once it has made its template environments.
+    """
+    functions = {
+        "firecrest_session_notice": partial(session_notice, warning=warning),
+        "firecrest_reauth": partial(links.reauth, app.hub.base_url),
+    }
+    for environment in ("jinja2_env", "jinja2_env_sync"):
+        app.tornado_settings[environment].globals.update(functions)
+    if TEMPLATES not in app.template_paths:
+        app.log.warning(
+            "JupyterHub.template_paths lacks %s: the home page will not say when a user's session "
+            "has ended. Insert a directory of your own instead of assigning the list.",
+            TEMPLATES,
+        )
