@@ -43,8 +43,8 @@ def _add_pages(c: Any) -> None:
         # The Hub itself puts the stock ones behind a site's list.
         if pages not in paths:
             paths.append(pages)
-    else:
-        # Not set yet: changes of the default, which is the stock ones alone.
+    elif (-1, pages) not in paths.to_dict().get("inserts", ()):
+        # Not set yet: a change of the default, which is the stock ones alone.
         paths.insert(-1, pages)
 
 

@@ -34,6 +34,8 @@ def refuse(error: Error, spawner: Any) -> Exception:
     server's spawn page; the Hub logs one line with ``error.detail``.
     """
     refusal = _exception(error)
+    # JupyterHub 5.4 reads them of every HTTPError (SpawnHandler.post); tornado's has none.
+    refusal.headers = {}
     refusal.jupyterhub_message = error.message
     shown = html.escape(error.message)
     if isinstance(error, LoginRequired) and _is_the_users_own(spawner):

@@ -219,7 +219,9 @@ def test_configure_sets_what_a_hub_needs_and_only_what_exists(required_set: None
     assert c.JupyterHub.cleanup_servers is False
     assert c.JupyterHub.concurrent_spawn_limit == 0
     assert {(s, name) for s, settings in c.items() for name in settings} == {
-        (section, name) for section, name, _ in SETTINGS
+        # Where pages are looked for is added to, see test_pages.
+        ("JupyterHub", "template_paths"),
+        *((section, name) for section, name, _ in SETTINGS),
     }, "test_configure_leaves_what_a_site_has_set has to know every setting"
 
 
@@ -236,4 +238,7 @@ def test_configure_twice_is_configure_once() -> None:
     configure(once)
     configure(twice)
     configure(twice)
+    # Changes of a default, which know no equality.
+    changes = [c.JupyterHub.pop("template_paths").to_dict() for c in (once, twice)]
+    assert changes[0] == changes[1]
     assert once == twice
