@@ -17,7 +17,7 @@ from jupyterhub.crypto import CryptKeeper
 from oauthenticator.generic import GenericOAuthenticator
 from oauthenticator.oauth2 import OAuthCallbackHandler, OAuthLoginHandler
 from tornado.web import HTTPError
-from traitlets import Bool, Enum, Integer, Unicode, default
+from traitlets import Bool, Enum, Float, Unicode, default
 
 from .cluster import own_addresses
 from .endpoints import SessionHandler, TokenHandler
@@ -86,8 +86,19 @@ class FirecRESTAuthenticator(GenericOAuthenticator):
         config=True
     )
 
-    session_policy = Enum(["hub", "sso"], "hub", help="B").tag(config=True)
-    session_warning = Integer(600, help="B").tag(config=True)
+    session_policy = Enum(
+        ["hub", "sso"],
+        "hub",
+        help="What the end of the single sign-on session means for the session at the Hub. "
+        "``hub``: nothing; only what needs a token asks for a new login. ``sso``: the Hub asks for "
+        "a login again, and so do servers in the browser. Servers and their kernels go on either "
+        "way.",
+    ).tag(config=True)
+
+    session_warning = Float(
+        600.0,
+        help="Seconds. The home page warns when the single sign-on session ends sooner.",
+    ).tag(config=True)
 
     @default("client_id")
     def _client_id_from_environment(self) -> str:

@@ -101,11 +101,29 @@ class Window:
 
     def log_in(self, user: str) -> None:
         """From the issuer's page to the spawn form, which is where the Hub leads to."""
+        self.enter_password(user)
+        self.see("#spawn_form")
+
+    def enter_password(self, user: str) -> None:
+        """Fill in the issuer's page, and send it."""
         password = next(each.password for each in DEFAULT_USERS if each.name == user)
-        self.field("Username").send_keys(user)
+        name = self.field("Username")
+        name.clear()  # at a re-login the issuer knows whom to expect
+        name.send_keys(user)
         self.field("Password").send_keys(password)
         self.see("button[name=login]").click()
-        self.see("#spawn_form")
+
+    def notice(self, *parts: str) -> str:
+        """What is said above the page about the session at the issuer."""
+        return self.see_text("#firecrest-session", *parts)
+
+    def log_in_again(self, user: str) -> None:
+        """Press the link about the session, and come back to the page it is on."""
+        before = self.browser.current_url.partition("?")[0]
+        self.browser.find_element(By.LINK_TEXT, "Log in again").click()
+        self.see("input[name=password]")
+        self.enter_password(user)
+        self.wait(lambda: self.browser.current_url == before, f"{before} is back")
 
     def fill_in(self, **values: str) -> None:
         """Write into the spawn form's fields, by label; ``Run_time`` is *Run time*."""

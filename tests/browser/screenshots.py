@@ -16,6 +16,9 @@ from tests.browser.chromium import NoBrowserError, chromium
 from tests.browser.pages import Window
 from tests.journeys.site import Site, eventually
 
+#: Seconds: shorter than the margin, so that every start needs the issuer.
+SHORT_LIFE = 45.0
+
 WHERE = """import os; f"job {os.environ['SLURM_JOB_ID']} on {os.environ['SLURMD_NODENAME']}\""""
 
 
@@ -36,6 +39,7 @@ class Camera:
 
 def take_all(site: Site, window: Window, camera: Camera) -> None:
     """The pages in the order in which a person comes to them."""
+    site.issuer.lifetimes.access_token = SHORT_LIFE
     window.open_login()
     camera.take("login")
     window.log_in("alice")
@@ -63,6 +67,15 @@ def take_all(site: Site, window: Window, camera: Camera) -> None:
     window.open("/hub/home")
     window.see("#stop")
     camera.take("home")
+
+    window.open("/hub/spawn/alice/second")
+    site.issuer.end_session("alice")
+    window.start()
+    window.refusal()
+    window.open("/hub/home")
+    window.notice("has ended")
+    camera.take("session-ended")
+    window.log_in_again("alice")
     window.stop()
     eventually(lambda: not site.remains(), what="nothing is left")
 

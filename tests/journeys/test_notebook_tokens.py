@@ -22,9 +22,11 @@ FIELDS = {"access_token", "token_type", "expires_at", "expires_in", "scope"}
 
 def ask(site: Site, token: str, query: str = "", **sent: str) -> httpx.Response:
     """What whoever holds the Hub's ``token`` is answered. S7 holds whatever that is."""
+    headers = httpx.Headers(sent, encoding="latin-1")
+    headers["Authorization"] = f"token {token}".strip()
     answer = httpx.get(
         f"{site.url}{site.base_url}hub/api/firecrest/token{query}",
-        headers={"Authorization": f"token {token}".strip().encode("latin-1"), **sent},
+        headers=headers,
         trust_env=False,
         timeout=30,
     )
@@ -212,9 +214,9 @@ def test_what_is_asked_in_any_other_way_is_a_400(site: Site, alice: Person):
         with httpx.Client(trust_env=False, headers=headers) as client:
             assert client.request("GET", url, content=b"{}").status_code == 400
             for method in ("POST", "PUT", "PATCH", "DELETE"):
-                answer = client.request(method, url)
-                assert answer.status_code == 405
-                assert answer.headers["Cache-Control"] == "no-store"
+                refused = client.request(method, url)
+                assert refused.status_code == 405
+                assert refused.headers["Cache-Control"] == "no-store"
 
 
 def test_while_the_issuer_is_away_a_fresh_token_is_still_handed_out(site: Site, alice: Person):
