@@ -267,3 +267,27 @@ def test_a_site_may_keep_tokens_from_notebooks(make_site: Callable[..., Site]):
             )  # fmt: skip
             # Strangers do not learn even that.
             assert refusal(ask(site, "0" * 32)) == (403, ONLY_A_SERVER)
+
+
+def test_a_site_may_give_notebooks_a_narrower_token(make_site: Callable[..., Site]):
+    """S7: what the issuer makes of the user's token is handed out, and asked for once; while it
+    makes nothing of it, nothing is handed out, least of all the user's own token."""
+    site = make_site(extra_config="c.FirecRESTSpawner.notebook_token_audience = 'firecrest'\n")
+    with Person(site, "alice") as alice:
+        alice.log_in()
+        with running(alice) as token:
+            # The demo's issuer knows no exchange, and counts it as a request of no known grant.
+            answer = ask(site, token)
+            assert answer.status_code == 503 and "access_token" not in answer.text
+            narrow = {"access_token": "narrow", "token_type": "Bearer", "expires_in": 120}
+            site.issuer.faults.set(
+                "token", body=json.dumps(narrow), content_type="application/json"
+            )
+            for _ in range(3):
+                body = ask(site, token).json()
+                assert (body["access_token"], set(body)) == ("narrow", FIELDS)
+                assert 110 < body["expires_in"] <= 120
+            asked = [
+                s for s in site.issuer.requests if (s.endpoint, s.grant_type) == ("token", None)
+            ]
+            assert len(asked) == 2, "once in vain, and once for all three"
