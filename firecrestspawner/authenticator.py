@@ -10,61 +10,37 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Coroutine
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urljoin, urlsplit
 
+from jupyterhub import roles
 from jupyterhub.crypto import CryptKeeper
 from oauthenticator.generic import GenericOAuthenticator
-from oauthenticator.oauth2 import OAuthCallbackHandler, OAuthLoginHandler
 from tornado.web import HTTPError
-from traitlets import Bool, Enum, Float, Unicode, default
+from traitlets import Bool, Enum, Float, List, Unicode, default
 
+from . import permissions, sessions
 from .cluster import own_addresses
 from .endpoints import SessionHandler, TokenHandler
-from .errors import Error, LoginRequired
+from .errors import Error, LoginRequired, PermissionDenied, ProviderUnavailable
 from .handlers import JobChannelHandler, Switchboard
 from .handout import Handout
+from .login import CallbackHandler, LoginHandler, ReauthHandler, or_page, page
+from .logout import BackchannelLogoutHandler, LogoutHandler, LogoutTokens
 from .models import Secret, TokenSet
 from .oauth import TokenClient
 from .oidc import Provider
 from .pages import add_to
 from .shutdown import at_shutdown
 from .submission import unworkable
-from .tokens import TokenStore, write_tokens
+from .tokens import Revision, TokenStore, write_tokens
 from .vault import UserVault
 
 log = logging.getLogger(__name__)
 
-
-class LoginHandler(OAuthLoginHandler):
-    """Sends the browser to the issuer; says so with 503 when there is no issuer to send it to."""
-
-    async def get(self) -> None:
-        await _or_http_error(self.authenticator.discover())
-        super().get()
-
-
-class CallbackHandler(OAuthCallbackHandler):
-    """Takes the browser back from the issuer."""
-
-    async def get(self) -> None:
-        await _or_http_error(self.authenticator.discover())
-        await super().get()
-
-
-async def _or_http_error(awaitable: Any) -> Any:
-    """Await; one of our errors becomes the page it describes."""
-    try:
-        return await awaitable
-    except Error as error:
-        raise _http_error(error) from None
-
-
-def _http_error(error: Error) -> Any:
-    """The exception whose page shows ``error.message``, and whose log line ``error.detail``."""
-    problem: Any = HTTPError(error.status, "%s", error.detail)
-    problem.jupyterhub_message = error.message
-    return problem
+#: Seconds that a logout waits for the issuer.
+LOGOUT_PATIENCE = 5.0
 
 
 class FirecRESTAuthenticator(GenericOAuthenticator):
@@ -75,6 +51,7 @@ class FirecRESTAuthenticator(GenericOAuthenticator):
 
     login_handler = LoginHandler
     callback_handler = CallbackHandler
+    logout_handler = LogoutHandler
 
     issuer = Unicode(
         help="The issuer's identifier; endpoints and keys are found by discovery. "
@@ -91,13 +68,44 @@ class FirecRESTAuthenticator(GenericOAuthenticator):
         "hub",
         help="What the end of the single sign-on session means for the session at the Hub. "
         "``hub``: nothing; only what needs a token asks for a new login. ``sso``: the Hub asks for "
-        "a login again, and so do servers in the browser. Servers and their kernels go on either "
-        "way.",
+        "a login again, and so do servers in the browser. Servers go on either way.",
+    ).tag(config=True)
+
+    required_permissions = List(
+        Unicode(),
+        help="Roles or scopes that a user's access token must have, all of them. They are checked "
+        "at login, whatever ``allow_all`` says, and at each refresh of the token. "
+        "Example: ``['hpc-user']``",
+    ).tag(config=True)
+
+    permission_claims = List(
+        Unicode(),
+        list(permissions.CLAIMS),
+        help="The claims of the access token that hold permissions, as dotted paths: lists, or "
+        "words in a text. ``{client_id}`` stands for this Hub's client.",
+    ).tag(config=True)
+
+    permission_contact = Unicode(
+        "the administrators of this service",
+        help="Whom users without a required permission are told to ask for it. "
+        "Example: ``the help desk, help@example.org,``",
+    ).tag(config=True)
+
+    userinfo_age = Float(
+        600.0,
+        help="Seconds. With ``manage_groups`` or ``manage_roles``, a refresh of the token asks the "
+        "issuer for the user's claims anew if they are older.",
     ).tag(config=True)
 
     session_warning = Float(
         600.0,
         help="Seconds. The home page warns when the single sign-on session ends sooner.",
+    ).tag(config=True)
+
+    refresh_patience = Float(
+        3.0,
+        help="Seconds that a page waits, once every ``auth_refresh_age``, for the issuer to say "
+        "whether the login is still good. After that it is shown all the same.",
     ).tag(config=True)
 
     @default("client_id")
@@ -130,8 +138,11 @@ class FirecRESTAuthenticator(GenericOAuthenticator):
             verify=self.validate_server_cert,
         )
         self.provider = Provider(self.issuer, client)
-        self.token_store = TokenStore(self.provider, UserVault)
+        self.token_store = TokenStore(self.provider, UserVault, revise=self._revise)
+        self.origins = sessions.Origins(self.user_auth_state_key)
+        self.logout_tokens = LogoutTokens(self.provider, self.client_id)
         self._keeper: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     # -- start-up ----------------------------------------------------------------------------
 
@@ -140,6 +151,7 @@ class FirecRESTAuthenticator(GenericOAuthenticator):
         logging.getLogger("firecrestspawner").parent = app.log
         self._refuse_to_start_unless_configured(app)
         _warn_about_lifetimes(app)
+        self._warn_about_sessions(app)
         switchboard = app.tornado_settings["firecrest_switchboard"] = Switchboard()
         # Here, because looking names up blocks, and the Hub does not serve yet.
         app.tornado_settings["firecrest_own_addresses"] = own_addresses(_hub_hosts(app))
@@ -150,6 +162,8 @@ class FirecRESTAuthenticator(GenericOAuthenticator):
             (r"/api/firecrest/job", JobChannelHandler, {"switchboard": switchboard}),
             (r"/api/firecrest/session", SessionHandler),
             (r"/api/firecrest/token", TokenHandler, {"handout": handout}),
+            (r"/firecrest/reauth", ReauthHandler),
+            (r"/firecrest/backchannel-logout", BackchannelLogoutHandler),
         ]
 
     def _refuse_to_start_unless_configured(self, app: Any) -> None:
@@ -185,6 +199,23 @@ class FirecRESTAuthenticator(GenericOAuthenticator):
 
     # -- login -------------------------------------------------------------------------------
 
+    async def authenticate(
+        self, handler: Any, data: Any = None, **kwargs: Any
+    ) -> dict[str, Any] | None:
+        """Who logs in (called by the Hub before it asks whom ``allow_all`` and the like admit)."""
+        model = await super().authenticate(handler, data, **kwargs)
+        if model is not None:
+            await or_page(self._require(Secret(model["auth_state"]["access_token"])))
+        return model
+
+    async def _require(self, access_token: Secret) -> None:
+        """Raise PermissionDenied unless the token has the required permissions."""
+        if not self.required_permissions:
+            return
+        claims = await self.provider.claims(access_token)
+        granted = permissions.held(claims, self.permission_claims, self.client_id)
+        permissions.check(self.required_permissions, granted, self.permission_contact)
+
     async def get_token_info(self, handler: Any, params: dict[str, Any]) -> dict[str, Any]:
         """Redeem the code (called by authenticate); with a deadline, and errors without secrets."""
         form = {k: v for k, v in params.items() if k not in ("client_id", "client_secret")}
@@ -196,31 +227,201 @@ class FirecRESTAuthenticator(GenericOAuthenticator):
                 403, reason="This login attempt is no longer valid; please log in again."
             ) from None
         except Error as error:
-            raise _http_error(error) from None
+            raise page(error) from None
 
     async def token_to_user(self, token_info: dict[str, Any]) -> dict[str, Any]:
         """The user's claims from userinfo (called by authenticate)."""
         tokens = TokenSet.from_response(token_info)
-        return await _or_http_error(self.provider.userinfo(tokens.access_token))
+        return await or_page(self.provider.userinfo(tokens.access_token))
 
     def build_auth_state_dict(
         self, token_info: dict[str, Any], user_info: dict[str, Any]
     ) -> dict[str, Any]:
-        """What is kept: the tokens with absolute expiries, and the user's claims.
+        """What is kept: the tokens with absolute expiries, and the user's claims with their age.
 
         Not the token answer as a whole, unlike oauthenticator: after a refresh it would be stale.
         """
-        tokens = TokenSet.from_response(token_info, now=time.time())
-        return {**write_tokens(tokens), self.user_auth_state_key: user_info}
+        now = time.time()
+        tokens = TokenSet.from_response(token_info, now=now)
+        return {
+            **write_tokens(tokens),
+            self.user_auth_state_key: user_info,
+            "userinfo_at": now,
+        }
+
+    async def note_login(self, user: Any) -> None:
+        """Called by the callback's handler once the login is stored."""
+        state, _ = await UserVault(user).load()
+        self.origins.note(user.id, state or {})
+
+    async def login_hint(self, user: Any) -> str:
+        """The name the user has at the issuer, as far as it is known (OpenID Connect Core)."""
+        state, _ = await UserVault(user).load()
+        claims = (state or {}).get(self.user_auth_state_key) or {}
+        return str(claims.get("preferred_username") or user.name)
+
+    # -- refresh -----------------------------------------------------------------------------
 
     async def refresh_user(self, user: Any, handler: Any = None, **kwargs: Any) -> bool:
         """Called by the Hub for users it has not looked at for ``auth_refresh_age`` seconds.
 
-        Nothing of the Hub itself needs the issuer: who holds a Hub session keeps it, and running
-        servers go on, whether the issuer is away or the SSO session has ended (R5). What needs a
-        fresh token asks the TokenStore for it.
+        False, for a browser's request alone, when the login is over and this policy ends the
+        session at the Hub with it. A request with a token, or of somebody else for this user, is
+        never refused: it only makes the Hub look (R5). A model is never returned, because the Hub
+        would overwrite with it what a refresh stores meanwhile.
         """
-        return True
+        if not _is_own_page(user, handler):
+            self._own(self._look_after(user))
+            return True
+        try:
+            over = await asyncio.wait_for(self._is_over(user), self.refresh_patience)
+        except asyncio.TimeoutError:
+            return True
+        if over:
+            sessions.end(user)
+            sessions.end_in_browser(handler)
+        return not over
+
+    async def _look_after(self, user: Any) -> None:
+        if await self._is_over(user):
+            sessions.end(user)
+
+    async def _is_over(self, user: Any) -> bool:
+        """Whether the session at the Hub is to end; refreshes the tokens if need be."""
+        try:
+            await self.token_store.get(user)
+        except LoginRequired:
+            return self.session_policy == "sso"
+        except PermissionDenied:
+            return True
+        except Error as error:
+            log.info("The login of %s was not checked: %s", user.name, error.detail)
+        return False
+
+    async def _revise(
+        self, user: Any, auth_state: dict[str, Any], tokens: TokenSet
+    ) -> Revision | None:
+        """What follows from fresh tokens: permissions, groups, roles, admin (called by TokenStore).
+
+        Raises PermissionDenied, and ProviderUnavailable when nothing can be said.
+        """
+        self.origins.note(user.id, auth_state)
+        try:
+            await self._require(tokens.access_token)
+            if not (self.manage_groups or self.manage_roles):
+                return None
+            model = await self._model(user, auth_state, tokens)
+        except LoginRequired as error:
+            # A key that is not published yet, a userinfo endpoint that lags behind: the refresh
+            # itself has just succeeded.
+            raise ProviderUnavailable(error.message, detail=error.detail) from None
+        except PermissionDenied:
+            # In whatever way it was found out: also when refresh_user is never called.
+            sessions.end(user)
+            raise
+        return Revision(model["auth_state"], lambda: self._apply(user, model))
+
+    async def _model(
+        self, user: Any, auth_state: dict[str, Any], tokens: TokenSet
+    ) -> dict[str, Any]:
+        """The auth model as at a login, by the site's own hooks and settings."""
+        state = dict(auth_state)
+        if time.time() - float(state.get("userinfo_at") or 0) >= self.userinfo_age:
+            state[self.user_auth_state_key] = await self.provider.userinfo(tokens.access_token)
+            state["userinfo_at"] = time.time()
+        if self.modify_auth_state_hook is not None:
+            state = await self._call_modify_auth_state_hook(state)
+        admin = True if user.name in self.admin_users else None
+        model = {"name": user.name, "admin": admin, "auth_state": state}
+        model = await self.update_auth_model(model)
+        return await self._apply_managed_groups(model)
+
+    def _apply(self, user: Any, model: dict[str, Any]) -> None:
+        """The Hub's rows follow the model (as BaseHandler.auth_to_user does at a login)."""
+        if model["admin"] is not None and model["admin"] != user.admin:
+            user.admin = model["admin"]
+            roles.assign_default_roles(user.db, entity=user)
+            user.db.commit()
+        if self.manage_groups:
+            user.sync_groups(model["groups"])
+        if self.manage_roles and model.get("roles") is not None:
+            user.sync_roles(model["roles"])
+
+    # -- logout ------------------------------------------------------------------------------
+
+    async def log_out(self, user: Any, handler: Any) -> str:
+        """Forget and revoke the user's tokens; the issuer's page that ends its session, or "".
+
+        Called when the session at the Hub has ended. Never waits for the issuer for long: what it
+        has not confirmed by then goes on by itself.
+        """
+        farewell = self._own(self._forget(user))
+        await asyncio.wait({farewell}, timeout=LOGOUT_PATIENCE)
+        tokens = farewell.result() if farewell.done() else None
+        if tokens is None:
+            return ""
+        endpoint = (await self.provider.metadata()).get("end_session_endpoint")
+        if not isinstance(endpoint, str):
+            return ""
+        query = {
+            "client_id": self.client_id,
+            # There nobody is logged in any more, so that the Hub's own page is shown.
+            "post_logout_redirect_uri": urljoin(self.get_callback_url(handler), "logout"),
+        }
+        if tokens.id_token is not None:
+            query["id_token_hint"] = tokens.id_token.reveal()
+        return f"{endpoint}{'&' if '?' in endpoint else '?'}{urlencode(query)}"
+
+    async def _forget(self, user: Any) -> TokenSet | None:
+        """None when there was nothing, or the issuer has not confirmed the end of it."""
+        tokens = await self.token_store.forget(user)
+        self.origins.drop(user.id)
+        if tokens is None:
+            return None
+        try:
+            if tokens.refresh_token is not None:
+                await self.provider.revoke(tokens.refresh_token)
+            await self.provider.metadata()
+        except Error as error:
+            log.info("The tokens of %s could not be revoked: %s", user.name, error.detail)
+            return None
+        return tokens
+
+    async def end_login(self, user: Any) -> None:
+        """The issuer said that this user's session is over (back-channel logout)."""
+        log.info("The issuer has ended the session of %s", user.name)
+        await self.token_store.end(user, "the issuer said so")
+        if self.session_policy == "sso":
+            sessions.end(user)
+
+    # -- tasks -------------------------------------------------------------------------------
+
+    def _own(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run beside the request; what goes wrong is logged."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("Looking after a login failed", exc_info=task.exception())
+
+    def _warn_about_sessions(self, app: Any) -> None:
+        if self.session_policy == "sso" and not self.auth_refresh_age:
+            app.log.warning(
+                "FirecRESTAuthenticator.session_policy is 'sso', but auth_refresh_age is 0: only "
+                "the issuer's back-channel logout ends sessions at the Hub."
+            )
+
+
+def _is_own_page(user: Any, handler: Any) -> bool:
+    """Whether it is the user's own browser that asks, with its cookie."""
+    if handler is None or getattr(handler, "_token_authenticated", False):
+        return False
+    # Until JupyterHub 6.1 it is not set yet while the user of the request itself is looked at.
+    return getattr(handler, "_jupyterhub_user", user) is user
 
 
 def _hub_hosts(app: Any) -> list[str]:

@@ -7,6 +7,7 @@ Every error the project raises on purpose hangs from one tree::
     ├── OptionsError            400    the user asked for something that cannot be asked for
     ├── LoginRequired           403    the identity provider refused for good: log in again
     ├── PermissionDenied        403    the access token lacks a permission the Hub requires
+    ├── LogoutTokenError        400    what the issuer is said to have sent does not prove a logout
     ├── ProviderUnavailable     503    the identity provider is away: nothing is concluded from it
     ├── AddressRefused          502    a job reported an address the Hub must not connect to (S8)
     ├── JobEnded                500    the job ended before its server was ready
@@ -74,6 +75,13 @@ class PermissionDenied(Error):
 
     status = 403
     reason = "permission-denied"
+
+
+class LogoutTokenError(Error):
+    """A logout token does not verify, is about something else, or was used before."""
+
+    status = 400
+    reason = "logout-token"
 
 
 class ProviderUnavailable(Error):

@@ -18,6 +18,7 @@ public: it is for trying out and for tests.
 issuer_accounts     users, clients, redirect URIs
 issuer_sessions     sessions, codes, the rotation of refresh tokens
 issuer_tokens       claims, signatures
+issuer_backchannel  word to clients that a session has ended
 issuer_grants       Authlib's grants and endpoints, on the three above
 issuer_app          the HTTP endpoints (Flask)
 issuer_pages        what a person sees
@@ -32,6 +33,7 @@ import argparse
 import logging
 import signal
 import threading
+import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -43,6 +45,7 @@ from firecrestspawner.demo.issuer_accounts import (
     DemoUser,
 )
 from firecrestspawner.demo.issuer_app import REALM_PATH, IssuerApp, Seen
+from firecrestspawner.demo.issuer_backchannel import notify
 from firecrestspawner.demo.issuer_faults import Faults
 from firecrestspawner.demo.issuer_grants import Realm
 from firecrestspawner.demo.issuer_server import LoopbackServer
@@ -151,11 +154,24 @@ class Issuer:
         return [session.sid for session in self._sessions.of_user(username)]
 
     def end_session(self, username: str) -> int:
-        """End the user's sessions, as an administrator would; how many there were."""
+        """End the user's sessions, as an administrator would; how many there were.
+
+        Clients that want to know have been told when it returns.
+        """
         sessions = self._sessions.of_user(username)
         for session in sessions:
             self._sessions.end(session)
+            notify(session, self._clients, self._mint)
         return len(sessions)
+
+    def logout_token(self, username: str, client_id: str = "jupyterhub", **changes: Any) -> str:
+        """A logout token about the user's newest session, or one that never was, not sent.
+
+        ``changes``: claims to be other than they should; None leaves one out. Raises KeyError for
+        an unknown client.
+        """
+        sid = (self.sessions(username) or [str(uuid.uuid4())])[-1]
+        return self._mint.logout_token(self._clients[client_id], username, sid, changes)
 
     def update_user(self, username: str, **changes: Any) -> DemoUser:
         """Change fields of a :class:`DemoUser`: tokens made from now on show it.
@@ -164,6 +180,11 @@ class Issuer:
         """
         self._users[username] = replace(self._users[username], **changes)
         return self._users[username]
+
+    def update_client(self, client_id: str, **changes: Any) -> DemoClient:
+        """Change fields of a :class:`DemoClient`; errors as :meth:`update_user`."""
+        self._clients[client_id] = replace(self._clients[client_id], **changes)
+        return self._clients[client_id]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -74,6 +74,7 @@ class DemoClient(ClientMixin):
     ``redirect_uris`` are exact, or patterns: ``*`` as the port, for loopback hosts only
     (RFC 8252, section 7.3), and ``/*`` at the end of the path. They hold for logging out too.
     ``service_account_roles`` are the realm roles of its own account (client_credentials).
+    ``backchannel_logout_url``, if given, is where it wants to be told of ended sessions.
     """
 
     client_id: str
@@ -81,6 +82,7 @@ class DemoClient(ClientMixin):
     redirect_uris: tuple[str, ...] = ()
     grant_types: tuple[str, ...] = ("authorization_code", "refresh_token")
     service_account_roles: tuple[str, ...] = ()
+    backchannel_logout_url: str = ""
 
     @property
     def service_account(self) -> str:

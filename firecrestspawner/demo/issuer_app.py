@@ -188,6 +188,8 @@ def metadata(issuer: str) -> Mapping[str, Any]:
         "userinfo_endpoint": issuer + PATHS["userinfo"],
         "revocation_endpoint": issuer + PATHS["revocation"],
         "end_session_endpoint": issuer + PATHS["end_session"],
+        "backchannel_logout_supported": True,
+        "backchannel_logout_session_supported": True,
         "response_types_supported": ["code"],
         "response_modes_supported": ["query"],
         "grant_types_supported": list(GRANT_TYPES),

@@ -26,6 +26,7 @@ from authlib.oidc.rpinitiated import EndSessionEndpoint
 from flask import request as http_request
 
 from firecrestspawner.demo.issuer_accounts import SUPPORTED_SCOPES, DemoClient, DemoUser
+from firecrestspawner.demo.issuer_backchannel import notify
 from firecrestspawner.demo.issuer_sessions import (
     CODE_LIFETIME,
     AuthorizationCode,
@@ -254,3 +255,4 @@ class EndSession(EndSessionEndpoint):
         session = sessions.get(hint.get("sid")) if hint else sessions.by_cookie(cookie)
         if session is not None:
             sessions.end(session)
+            notify(session, self.server.clients, self.server.mint)

@@ -25,6 +25,9 @@ DEFAULT_ROLES = ("default-roles-demo", "offline_access", "uma_authorization")
 #: The account console's own roles, which Keycloak gives to every account too.
 ACCOUNT_ROLES = ("manage-account", "view-profile")
 
+#: Seconds that a logout token is good for, as Keycloak's.
+LOGOUT_TOKEN_LIFETIME = 120
+
 
 class TokenAnswer(dict[str, Any]):
     """A token endpoint's answer that may pass a logger: Authlib logs it at level DEBUG."""
@@ -115,6 +118,23 @@ class TokenMint:
         if nonce is not None:
             claims["nonce"] = nonce
         return self._sign(claims)
+
+    def logout_token(
+        self, client: DemoClient, username: str, sid: str, changes: Mapping[str, Any] | None = None
+    ) -> str:
+        """A logout token (OpenID Connect Back-Channel Logout 1.0, section 2.4).
+
+        ``changes``: claims to be other than they should; None leaves one out.
+        """
+        now = self._clock()
+        claims = self._registered(now, now + LOGOUT_TOKEN_LIFETIME, "Logout", client) | {
+            "aud": client.client_id,
+            "sub": subject(username),
+            "sid": sid,
+            "events": {"http://schemas.openid.net/event/backchannel-logout": {}},
+            **(changes or {}),
+        }
+        return self._sign({name: value for name, value in claims.items() if value is not None})
 
     def read(self, token: str, kind: str) -> dict[str, Any] | None:
         """The claims of one of our tokens of that ``typ``, whether expired or not; else None."""
