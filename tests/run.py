@@ -31,12 +31,13 @@ class Tier:
 
 # From the quickest to the slowest. A test of a directory's tier that also needs a browser or a
 # Slurm says so by its marker, and runs in that tier.
-PLAIN = "not browser and not slurm"
+PLAIN = "not browser and not slurm and not keycloak"
 TIERS = (
     Tier("unit", ("tests/unit",), PLAIN),
     Tier("contract", ("tests/contract",), PLAIN),
     Tier("journey", ("tests/journeys",), PLAIN),
     Tier("browser", ("tests",), "browser", services=True),
+    Tier("keycloak", ("tests",), "keycloak", services=True),
     Tier("slurm", ("tests",), "slurm", services=True),
 )
 
@@ -107,11 +108,12 @@ def _in_no_tier() -> list[str]:
     # The tests of a directory named after its tier are marked by its conftest.py.
     homes = {ROOT / path for tier in TIERS for path in (*tier.paths, f"tests/{tier.name}")}
     homes.remove(ROOT / "tests")
+    names = [tier.name for tier in TIERS if tier.services]
     strays = [
         path
         for path in (ROOT / "tests").rglob("test_*.py")
         if not any(path.is_relative_to(home) for home in homes)
-        and not any(f"mark.{name}" in path.read_text() for name in ("browser", "slurm"))
+        and not any(f"mark.{name}" in path.read_text() for name in names)
     ]
     return [f"{path.relative_to(ROOT)} belongs to no tier" for path in sorted(strays)]
 

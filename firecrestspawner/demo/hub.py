@@ -69,8 +69,8 @@ class Demo:
     Attributes: ``url`` (public, without a slash at the end), ``hub_url`` (the Hub's own, as jobs
     see it), ``directory``, ``hub_log``, ``proxy_log``, ``database`` (the Hub's, SQLite),
     ``temporary`` (whether the directory is), ``users``, ``unix_users`` (login -> whom its jobs run
-    as; empty unless on Slurm), ``issuer``, ``firecrest``, ``executor``, ``hub`` and ``proxy``
-    (:class:`.children.Child`).
+    as; empty unless on Slurm), ``issuer``, ``issuer_url`` (its identifier), ``firecrest``,
+    ``executor``, ``hub`` and ``proxy`` (:class:`.children.Child`).
     """
 
     def __init__(
@@ -218,14 +218,7 @@ class Demo:
 
     def _start_services(self) -> None:
         issuer_port, firecrest_port = self._service_ports
-        self.issuer = Issuer(
-            port=issuer_port,
-            users=self.users,
-            access_token_lifetime=self._lifetimes[0],
-            session_lifetime=self._lifetimes[1],
-        )
-        self.issuer.start()
-        self._cleanup.callback(self.issuer.stop)
+        self.issuer_url = self._start_issuer(issuer_port)
         self.executor = self._executor()
         self._node_addresses = _node_addresses(self.executor)
         if self._given_executor == "slurm":
@@ -241,6 +234,18 @@ class Demo:
         self._cleanup.callback(self.firecrest.stop)
         # Jobs end before the FirecREST that could be asked about them.
         self._cleanup.callback(self.executor.stop)
+
+    def _start_issuer(self, port: int) -> str:
+        """Start who logs people in; the issuer's identifier. The tests put a Keycloak here."""
+        self.issuer = Issuer(
+            port=port,
+            users=self.users,
+            access_token_lifetime=self._lifetimes[0],
+            session_lifetime=self._lifetimes[1],
+        )
+        self.issuer.start()
+        self._cleanup.callback(self.issuer.stop)
+        return self.issuer.url
 
     def _executor(self) -> Executor:
         if self._given_executor == "local":
@@ -283,7 +288,7 @@ class Demo:
     @property
     def _openid_connect(self) -> str:
         """Where Keycloak has a realm's endpoints."""
-        return f"{self.issuer.url}/protocol/openid-connect"
+        return f"{self.issuer_url}/protocol/openid-connect"
 
     def _hub_environ(self) -> dict[str, str]:
         login, service = DEFAULT_CLIENTS
@@ -295,7 +300,7 @@ class Demo:
             "DEMO_PROXY_API_URL": self._proxy_api,
             "DEMO_DB_URL": f"sqlite:///{self.database}",
             "DEMO_LOG_LEVEL": self.log_level,
-            "DEMO_ISSUER": self.issuer.url,
+            "DEMO_ISSUER": self.issuer_url,
             "OAUTH_CLIENT_ID": login.client_id,
             "OAUTH_CLIENT_SECRET": login.client_secret,
             "FIRECREST_URL": self.firecrest.url,

@@ -106,7 +106,12 @@ class Visitor:
         # As a browser shows it: without port 80, where the site is there.
         self.url = str(httpx.URL(url))
         # The site is on loopback addresses: a web proxy of the environment has no business here.
-        self._http = httpx.Client(trust_env=False, timeout=timeout, follow_redirects=True)
+        self._http = httpx.Client(
+            trust_env=False,
+            timeout=timeout,
+            follow_redirects=True,
+            event_hooks={"response": [self._keep_cookies]},
+        )
 
     def __enter__(self: VisitorT) -> VisitorT:
         return self
@@ -165,6 +170,13 @@ class Visitor:
             origin=Origin(self.url),
             proxy=None,
         )
+
+    def _keep_cookies(self, answer: httpx.Response) -> None:
+        # Browsers hold loopback addresses to be as good as TLS, and send "Secure" cookies there
+        # (W3C Secure Contexts, section 3.1). Keycloak relies on it.
+        for cookie in self._http.cookies.jar:
+            if cookie.domain == "127.0.0.1":
+                cookie.secure = False
 
     def _page(self, answer: httpx.Response) -> Page:
         if answer.status_code != 200:

@@ -1,7 +1,8 @@
 """What do the test tiers need from the system, and how does it get there?
 
-`python -m tests.services.install [tier ...]` installs what is missing with apt-get. When nothing
-is missing it asks dpkg once and is done. It never starts the installed services.
+`python -m tests.services.install [tier ...]` installs what is missing with apt-get, and fetches
+Keycloak, which Debian has not. When nothing is missing it asks dpkg once and is done. It never starts
+the installed services.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from tests.services import keycloak_distribution
 from tests.services.processes import ServiceError
 
 TIERS: dict[str, tuple[str, ...]] = {
     "slurm": ("slurm-wlm", "slurmdbd", "munge", "mariadb-server", "python3-venv"),
     "browser": ("chromium", "chromium-driver"),
+    "keycloak": ("maven",),  # and a Java with it, on which Maven depends
 }
 
 _APT = ("apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=300", "-o", "Dpkg::Use-Pty=0")
@@ -51,8 +54,14 @@ def install(tiers: Iterable[str] = tuple(TIERS)) -> list[str]:
     if not shutil.which("apt-get") or not shutil.which("dpkg-query"):
         raise ServiceError(f"cannot install {', '.join(wanted)}: not a Debian system, no apt-get")
     lacking = missing(wanted)
-    if not lacking:
-        return []
+    if lacking:
+        _install(lacking, wanted)
+    if "keycloak" in tiers:
+        keycloak_distribution.distribution()
+    return lacking
+
+
+def _install(lacking: list[str], wanted: list[str]) -> None:
     if os.geteuid() != 0:
         raise ServiceError(
             f"cannot install {', '.join(lacking)}: this needs root; as root, run: "
@@ -62,7 +71,6 @@ def install(tiers: Iterable[str] = tuple(TIERS)) -> list[str]:
         _apt_install(lacking)
     if still := missing(wanted):
         raise ServiceError(f"apt-get reported success, yet not installed: {', '.join(still)}")
-    return lacking
 
 
 def _apt_install(packages: list[str]) -> None:
