@@ -81,7 +81,7 @@ def site(shared_site: KeycloakSite, request: pytest.FixtureRequest) -> Iterator[
     if request.node.stash.get(FAILED, False):
         # A test that failed must not fail those after it.
         for job in shared_site.unfinished():
-            shared_site.executor.cancel(job.id, job.user)
+            shared_site.executor.cancel(job.user, job.id, operator=True)
     eventually(lambda: not shared_site.unfinished(), 20, "no job is left")
 
 

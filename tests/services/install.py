@@ -1,8 +1,8 @@
 """What do the test tiers need from the system, and how does it get there?
 
 `python -m tests.services.install [tier ...]` installs what is missing with apt-get, and fetches
-Keycloak, which Debian has not. When nothing is missing it asks dpkg once and is done. It never starts
-the installed services.
+Keycloak, which Debian has not. When nothing is missing it asks dpkg once and is done. It never
+starts the installed services.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
@@ -135,9 +135,7 @@ class _Bearer(httpx.Auth):
             "client_secret": client_secret,
         }
 
-    def auth_flow(
-        self, request: httpx.Request
-    ) -> Iterator[httpx.Request]:  # type: ignore[override]
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         answer = yield httpx.Request("POST", self._url, data=self._form)
         request.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
         yield request
