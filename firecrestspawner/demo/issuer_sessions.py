@@ -157,16 +157,29 @@ class Sessions:
     def detach(self, session: Session, client_id: str) -> None:
         """Take the session from a client (RFC 7009); without clients a session ends."""
         with self._lock:
-            for chain in [c for c in session.chains.values() if c.client_id == client_id]:
-                del session.chains[chain.id]
+            self._take_part_from(session, client_id)
             if not session.chains:
                 self.end(session)
+
+    def has_part(self, sid: str, client_id: str) -> bool:
+        """Whether the session lives, and the client takes part in it."""
+        with self._lock:
+            session = self.get(sid)
+            return session is not None and client_id in {
+                chain.client_id for chain in session.chains.values()
+            }
+
+    @staticmethod
+    def _take_part_from(session: Session, client_id: str) -> None:
+        for chain in [c for c in session.chains.values() if c.client_id == client_id]:
+            del session.chains[chain.id]
 
     def rotate(self, sid: str, chain: str, jti: str) -> ClientSession:
         """Spend the refresh token ``jti``: the chain's next one has another id.
 
-        Raises InvalidGrantError; a token that was spent before ends its session, because
-        either of its two bearers may be a thief (RFC 9700, section 4.14.2).
+        Raises InvalidGrantError; a token that was spent before takes the session from its client,
+        because either of its two bearers may be a thief (RFC 9700, section 4.14.2). The browser's
+        session goes on, in Keycloak as here: the next login needs no password.
         """
         with self._lock:
             session = self.get(sid)
@@ -176,7 +189,7 @@ class Sessions:
             if client_session is None:
                 raise InvalidGrantError("Session doesn't have required client")
             if client_session.refresh_jti != jti:
-                self.end(session)
+                self._take_part_from(session, client_session.client_id)
                 raise InvalidGrantError("Maximum allowed refresh token reuse exceeded")
             client_session.refresh_jti = str(uuid.uuid4())
             session.last_used = self._clock()

@@ -147,10 +147,10 @@ class TokenMint:
         return claims if claims.get("typ") == kind and claims.get("iss") == self.issuer else None
 
     def is_current(self, claims: Mapping[str, Any]) -> bool:
-        """Whether read claims are neither expired nor revoked, and their session lives."""
+        """Whether read claims are neither expired nor revoked, and their client has its session."""
         if claims["exp"] <= self._clock() or claims["jti"] in self._revoked:
             return False
-        return "sid" not in claims or self._sessions.get(claims["sid"]) is not None
+        return "sid" not in claims or self._sessions.has_part(claims["sid"], claims["azp"])
 
     def revoke(self, claims: Mapping[str, Any]) -> None:
         """Refuse an access token from now on, where the issuer itself is asked about it."""
