@@ -24,13 +24,14 @@ HUB = DEFAULT_CLIENTS[0]
 class Account(Visitor):
     """``name``'s browser at Keycloak, and the tokens that the Hub's client gets for it.
 
-    It is a vault, too (see tokens.Vault). ``logins`` and ``swaps``: how often tokens were stored by
-    a login, and replaced.
+    It is a vault, too (see tokens.Vault). ``session`` is the SSO session's id; ``logins`` and
+    ``swaps``: how often tokens were stored by a login, and replaced.
     """
 
     def __init__(self, keycloak: Keycloak, name: str) -> None:
         super().__init__(keycloak.url)
         self.name = name
+        self.session = ""
         self.logins = 0
         self.swaps = 0
         self._endpoints = f"{keycloak.issuer}/protocol/openid-connect"
@@ -42,8 +43,8 @@ class Account(Visitor):
         """Another browser: the SSO session goes on without it."""
         self._http.cookies.clear()
 
-    def log_in(self, *, password: bool = True) -> str:
-        """Authorization Code with PKCE; the session's id.
+    def log_in(self, *, password: bool = True) -> None:
+        """Authorization Code with PKCE.
 
         Without ``password`` the browser must be in a session already.
         """
@@ -74,8 +75,7 @@ class Account(Visitor):
         stored = write_tokens(TokenSet.from_response(tokens, now=time.time()))
         self._stored = json.dumps(stored).encode()
         self.logins += 1
-        session: str = tokens["session_state"]
-        return session
+        self.session = str(tokens["session_state"])
 
     def ask_token(self, form: dict[str, str]) -> httpx.Response:
         """What Keycloak's token endpoint answers to the Hub's client."""

@@ -9,12 +9,12 @@ import contextlib
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from firecrestspawner.demo.children import free_ports
-from tests.journeys.person import Person
 from tests.journeys.site import eventually
-from tests.keycloak.site import KeycloakSite, realm
+from tests.keycloak.site import KeycloakSite, Member, realm
 from tests.services.keycloak import Keycloak
 from tests.services.keycloak_distribution import distribution
 from tests.services.processes import ServiceError
@@ -61,37 +61,53 @@ def keycloak(hub_port: int) -> Iterator[Keycloak]:
         pytest.skip(str(error))
     with Keycloak(realm(), {"HUB_PUBLIC_URL": f"http://127.0.0.1:{hub_port}"}) as running:
         yield running
+    assert not psutil.pid_exists(running.pid)
+    assert not running.log.parent.exists()
 
 
 @pytest.fixture(scope="session")
-def shared_site(keycloak: Keycloak, hub_port: int) -> Iterator[KeycloakSite]:
-    with KeycloakSite(keycloak, hub_port) as site:
-        yield site
-    assert not site.directory.exists()
+def shared() -> Iterator[list[KeycloakSite]]:
+    """The site that every test leaves as it found it; none at first and after a failure."""
+    sites: list[KeycloakSite] = []
+    yield sites
+    for site in sites:
+        site.close()
+        assert not site.directory.exists()
 
 
 @pytest.fixture
-def site(shared_site: KeycloakSite, request: pytest.FixtureRequest) -> Iterator[KeycloakSite]:
-    """The shared site with a Hub of the usual settings. A test stops the servers it starts."""
-    request.node.stash[SITE] = shared_site
-    if not shared_site.hub.running:
-        shared_site.start_hub()
-    shared_site.configure("")
-    yield shared_site
+def settings() -> str:
+    """What the Hub's configuration has more than the demo's: for tests to parametrize."""
+    return ""
+
+
+@pytest.fixture
+def site(
+    keycloak: Keycloak,
+    hub_port: int,
+    shared: list[KeycloakSite],
+    settings: str,
+    request: pytest.FixtureRequest,
+) -> Iterator[KeycloakSite]:
+    """The shared site with ``settings``. A test stops the servers it starts."""
+    if not shared:
+        shared.append(KeycloakSite(keycloak, hub_port).__enter__())
+    site = request.node.stash[SITE] = shared[0]
+    site.configure(settings)
+    yield site
     if request.node.stash.get(FAILED, False):
-        # A test that failed must not fail those after it.
-        for job in shared_site.unfinished():
-            shared_site.executor.cancel(job.user, job.id, operator=True)
-    eventually(lambda: not shared_site.unfinished(), 20, "no job is left")
+        shared.pop().close()
+    else:
+        eventually(lambda: not site.unfinished(), 20, "no job is left")
 
 
 @pytest.fixture
-def person(site: KeycloakSite) -> Iterator[Callable[[str], Person]]:
+def person(site: KeycloakSite) -> Iterator[Callable[[str], Member]]:
     """Makes people who are logged in on the site, each in a browser of their own."""
     with contextlib.ExitStack() as stack:
 
-        def log_in(name: str) -> Person:
-            person = stack.enter_context(Person(site, name))
+        def log_in(name: str) -> Member:
+            person = stack.enter_context(Member(site, name))
             person.log_in()
             return person
 
@@ -99,5 +115,5 @@ def person(site: KeycloakSite) -> Iterator[Callable[[str], Person]]:
 
 
 @pytest.fixture
-def alice(person: Callable[[str], Person]) -> Person:
+def alice(person: Callable[[str], Member]) -> Member:
     return person("alice")

@@ -8,12 +8,11 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.journeys.person import Person
 from tests.journeys.site import eventually
-from tests.keycloak.site import LIFETIME, REALM, KeycloakSite, unverified
+from tests.keycloak.site import LIFETIME, REALM, KeycloakSite, Member, unverified
 
 
-def test_alice_logs_in_starts_a_server_works_and_stops_it(site: KeycloakSite, alice: Person):
+def test_alice_logs_in_starts_a_server_works_and_stops_it(site: KeycloakSite, alice: Member):
     """Her tokens are Keycloak's, and FirecREST takes them; nothing is left of her server."""
     stored = site.auth_state("alice")
     claims = unverified(stored["access_token"])
@@ -31,7 +30,7 @@ def test_alice_logs_in_starts_a_server_works_and_stops_it(site: KeycloakSite, al
 
 @pytest.mark.parametrize(("name", "admin"), [("bob", False), ("admin", True)])
 def test_everybody_is_who_keycloak_says(
-    site: KeycloakSite, person: Callable[[str], Person], name: str, admin: bool
+    site: KeycloakSite, person: Callable[[str], Member], name: str, admin: bool
 ):
     model = person(name).model()
     assert (model["name"], model["admin"]) == (name, admin)

@@ -63,6 +63,17 @@ class Realm:
         finally:
             self.give_role(username, role)
 
+    @contextmanager
+    def member(self, username: str, group: str) -> Iterator[None]:
+        """The user is one of the group inside the block."""
+        (found,) = self._get("/groups", search=group, exact="true")
+        path = f"{self._user_path(username)}/groups/{found['id']}"
+        self._ask("PUT", path)
+        try:
+            yield
+        finally:
+            self._ask("DELETE", path)
+
     def users(self) -> dict[str, dict[str, Any]]:
         """The people by name, each with ``credentials``: what they could log in with."""
         people: list[dict[str, Any]] = self._get("/users")
@@ -93,6 +104,22 @@ class Realm:
             # An attribute ends when it is empty, not when it is missing.
             restored = dict.fromkeys(named, "") | client["attributes"]
             self._ask("PUT", path, json={**client, "attributes": restored})
+
+    @contextmanager
+    def audience(self, client_id: str, target: str) -> Iterator[None]:
+        """Inside the block the client's access tokens are for the client ``target``, too."""
+        mapper = {
+            "name": f"audience {target}",
+            "protocol": "openid-connect",
+            "protocolMapper": "oidc-audience-mapper",
+            "config": {"included.client.audience": target, "access.token.claim": "true"},
+        }
+        path = f"/clients/{self.client(client_id)['id']}/protocol-mappers/models"
+        made = self._ask("POST", path, json=mapper).headers["Location"].rpartition("/")[2]
+        try:
+            yield
+        finally:
+            self._ask("DELETE", f"{path}/{made}")
 
     @contextmanager
     def settings(self, **changed: Any) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -41,6 +42,17 @@ def test_an_example_renders_to_a_script_that_bash_parses(
     assert (done.returncode, done.stderr) == (0, "")
     assert "{{" not in text
     assert "{%" not in text
+
+
+def test_the_realm_file_lets_nobody_in() -> None:
+    """No password, no secret; an address that nobody filled in is no address of ours."""
+    text = (ROOT / "examples" / "keycloak" / "hpc-realm.json").read_text()
+    names = {name.lower() for name in re.findall(r'"([^"]+)":', text)}
+    assert "clientid" in names
+    assert not names & {"secret", "credentials", "value", "password", "secretdata"}
+    assert set(re.findall(r'https?://[^/"}]+', text)) == {"https://jupyter.example.org"}
+    hubs = re.findall(r'"([^"]*jupyter\.example\.org[^"]*)"', text)
+    assert all(url.startswith("${HUB_PUBLIC_URL:") for url in hubs)
 
 
 def test_there_are_examples() -> None:
