@@ -1,7 +1,14 @@
-"""What can be done at a shell? ``firecrestspawner demo``: a whole site on one machine."""
+"""What can be done at a shell?
+
+``firecrestspawner demo``: a whole site on one machine. ``firecrestspawner token``: inside a server,
+the user's access token.
+
+Each command imports what it needs: a cluster has none of a Hub's requirements.
+"""
 
 import argparse
 import importlib.metadata
+import json
 import math
 import sys
 from collections.abc import Sequence
@@ -27,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {version}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_demo(commands)
+    _add_token(commands)
     return parser
 
 
@@ -112,6 +120,53 @@ def _demo(options: argparse.Namespace) -> int:
         session_lifetime=options.session_lifetime,
         log_level="DEBUG" if options.debug else "INFO",
     )
+
+
+def _add_token(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    token = commands.add_parser(
+        "token",
+        help="inside a server: print a fresh access token of its user",
+        description=(
+            "Ask the Hub that started this server for an access token of the user's, and print "
+            "nothing else on standard output."
+        ),
+        epilog="Exit codes: 0 the token was printed; 2 it cannot be had here: wrong arguments, no "
+        "server of a Hub, or the Hub said no; 3 log in again; 4 try again later.",
+    )
+    token.add_argument(
+        "--min-validity",
+        type=_seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="how long the token has to be valid at least, if the issuer makes such; "
+        "default: %(default).0f",
+    )
+    token.add_argument(
+        "--json",
+        action="store_true",
+        help="print an object: access_token, token_type, expires_at, expires_in, scope",
+    )
+    token.set_defaults(run=_token)
+
+
+def _token(options: argparse.Namespace) -> int:
+    from firecrestspawner import hub_token
+
+    try:
+        token = hub_token.fetch(options.min_validity)
+        print(json.dumps(token.to_json()) if options.json else token.access_token, flush=True)
+    except hub_token.LoginRequired as error:
+        return _fail(3, error)
+    except hub_token.TryLater as error:
+        return _fail(4, error)
+    except hub_token.HubTokenError as error:
+        return _fail(2, error)
+    return 0
+
+
+def _fail(code: int, error: Exception) -> int:
+    print(error, file=sys.stderr)
+    return code
 
 
 def _port(text: str) -> int:
