@@ -31,6 +31,9 @@ else:
     except ImportError:
         _Auth = object
 
+#: Seconds of life that FirecREST wants to see in a token (30), and a little for the way there.
+_ACCEPTED = 35.0
+
 __all__ = ["HubTokenAuth", "HubTokenError", "LoginRequired", "Refused", "TryLater"]
 
 
@@ -43,7 +46,7 @@ class HubTokenAuth(_Auth):
     Parameters
     ----------
     min_validity: seconds that a token has to live when it is handed out. Where the issuer makes
-        no tokens that live twice as long, they are used for half their life.
+        no tokens that live twice as long, each is used for a quarter of its life at least.
 
     Whatever asks for a token raises HubTokenError: LoginRequired, TryLater or Refused.
     """
@@ -111,13 +114,14 @@ class HubTokenAuth(_Auth):
             if token is not None and token.left() > self._margin(token):
                 return token.access_token
             if self._flight is None or self._flight.future.done():
-                # Twice: an answer that lives shorter is as fresh as the issuer makes them, so that
-                # asking again before half of its life is over would bring nothing.
+                # Twice: what lives shorter than that is as fresh as the issuer makes them.
                 self._flight = Flight(2 * self.min_validity, self._keep)
             return self._flight
 
     def _margin(self, token: AccessToken) -> float:
-        return min(self.min_validity, (token.expires_in or 0.0) / 2)
+        # Of an issuer whose tokens are short each is used for a while, but never until FirecREST
+        # refuses it.
+        return min(self.min_validity, max(_ACCEPTED, 0.75 * (token.expires_in or 0.0)))
 
     def _keep(self, token: AccessToken) -> None:
         with self._lock:

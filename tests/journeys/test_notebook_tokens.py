@@ -291,3 +291,20 @@ def test_a_site_may_give_notebooks_a_narrower_token(make_site: Callable[..., Sit
                 s for s in site.issuer.requests if (s.endpoint, s.grant_type) == ("token", None)
             ]
             assert len(asked) == 2, "once in vain, and once for all three"
+
+
+def test_code_in_a_notebook_gets_its_users_token(site: Site, alice: Person):
+    """S1, S3: by the class, and by the command that other programs run; nothing but the token."""
+    alice.start()
+    kernel = alice.start_kernel()
+    stored = site.auth_state("alice")["access_token"]
+    with_class = "from firecrestspawner.notebook import HubTokenAuth\nHubTokenAuth()"
+    assert alice.run(kernel, f"{with_class}.get_access_token()") == repr(stored)
+    command = "[sys.executable, '-c', 'import sys; from firecrestspawner.cli import main; "
+    command += "sys.exit(main(sys.argv[1:]))', 'token']"
+    run = f"import subprocess, sys\nsubprocess.run({command}, capture_output=True, text=True)"
+    assert alice.run(kernel, f"{run}.stdout") == repr(f"{stored}\n")
+    site.issuer.end_session("alice")
+    alice._http.get(f"{alice.url}{alice.hub('api/firecrest/session?check=1')}")
+    assert alice.run(kernel, f"{run}.returncode") == "3"
+    alice.stop()

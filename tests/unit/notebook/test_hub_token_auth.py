@@ -57,13 +57,16 @@ def test_a_token_is_used_again_while_it_lives_long_enough(hub: HubEnd, clock: Cl
     assert hub.asked == ["min_validity=120"] * 2
 
 
-def test_of_an_issuer_whose_tokens_are_short_they_are_used_for_half_their_life(
-    hub: HubEnd, clock: Clock
+@pytest.mark.parametrize(("life", "margin"), [(60, 45), (79, 59), (100, 60), (40, 35)])
+def test_tokens_that_are_short_are_used_for_a_while(
+    hub: HubEnd, clock: Clock, life: float, margin: float
 ) -> None:
-    hub.expires_in = 60
+    hub.expires_in = life
     auth = HubTokenAuth(min_validity=60)
-    assert auth.get_access_token() == auth.get_access_token() == "token.1"
-    clock.ahead = 31
+    assert auth.get_access_token() == "token.1"
+    clock.ahead = life - margin - 2
+    assert auth.get_access_token() == "token.1"
+    clock.ahead = life - margin + 1
     assert auth.get_access_token() == "token.2"
 
 
