@@ -19,7 +19,8 @@ issuer_accounts     users, clients, redirect URIs
 issuer_sessions     sessions, codes, the rotation of refresh tokens
 issuer_tokens       claims, signatures
 issuer_backchannel  word to clients that a session has ended
-issuer_grants       Authlib's grants and endpoints, on the three above
+issuer_exchange     token exchange, which Authlib lacks
+issuer_grants       Authlib's grants and endpoints, on all of these
 issuer_app          the HTTP endpoints (Flask)
 issuer_pages        what a person sees
 issuer_faults       misbehaviour on demand
@@ -70,7 +71,7 @@ class Issuer:
 
     Raises ValueError for another address; OSError where the port is taken.
 
-    ``faults`` makes it misbehave, and turns its clock.
+    ``faults`` makes it misbehave, and turns its clock; its docstring lists what can go wrong.
     """
 
     def __init__(
@@ -172,6 +173,29 @@ class Issuer:
         """
         sid = (self.sessions(username) or [str(uuid.uuid4())])[-1]
         return self._mint.logout_token(self._clients[client_id], username, sid, changes)
+
+    def spend_refresh_tokens(self, username: str) -> int:
+        """Use up the user's refresh tokens, as a thief would; how many sessions there were.
+
+        Their next use is a reuse, which takes the session from the client.
+        """
+        sessions = self._sessions.of_user(username)
+        for session in sessions:
+            self._sessions.spend(session)
+        return len(sessions)
+
+    def revoke_before_now(self) -> None:
+        """Refuse all refresh tokens made until now (Keycloak: push a not-before policy)."""
+        self._sessions.not_before = int(self.faults.clock()) + 1
+
+    @property
+    def rotation(self) -> bool:
+        """Whether a refresh token is good only once; Keycloak's *Revoke Refresh Token*."""
+        return self._sessions.rotation
+
+    @rotation.setter
+    def rotation(self, rotation: bool) -> None:
+        self._sessions.rotation = rotation
 
     def update_user(self, username: str, **changes: Any) -> DemoUser:
         """Change fields of a :class:`DemoUser`: tokens made from now on show it.

@@ -75,6 +75,7 @@ class DemoClient(ClientMixin):
     (RFC 8252, section 7.3), and ``/*`` at the end of the path. They hold for logging out too.
     ``service_account_roles`` are the realm roles of its own account (client_credentials).
     ``backchannel_logout_url``, if given, is where it wants to be told of ended sessions.
+    ``signed_userinfo``: its userinfo answers are signed (``application/jwt``).
     """
 
     client_id: str
@@ -83,6 +84,7 @@ class DemoClient(ClientMixin):
     grant_types: tuple[str, ...] = ("authorization_code", "refresh_token")
     service_account_roles: tuple[str, ...] = ()
     backchannel_logout_url: str = ""
+    signed_userinfo: bool = False
 
     @property
     def service_account(self) -> str:
@@ -166,7 +168,16 @@ DEFAULT_USERS = (
 
 #: The Hub logs people in through the first; its service account is the second.
 DEFAULT_CLIENTS = (
-    DemoClient("jupyterhub", "demo-hub-secret", _HUB_REDIRECTS),
+    DemoClient(
+        "jupyterhub",
+        "demo-hub-secret",
+        _HUB_REDIRECTS,
+        grant_types=(
+            "authorization_code",
+            "refresh_token",
+            "urn:ietf:params:oauth:grant-type:token-exchange",
+        ),
+    ),
     DemoClient(
         "jupyterhub-service",
         "demo-service-secret",

@@ -14,6 +14,7 @@ from flask import Flask, Response, jsonify, request
 
 from firecrestspawner.demo import issuer_pages as pages
 from firecrestspawner.demo.issuer_accounts import SUPPORTED_SCOPES
+from firecrestspawner.demo.issuer_exchange import GRANT_TYPE as EXCHANGE
 from firecrestspawner.demo.issuer_faults import ConnectionDropped, Faults
 from firecrestspawner.demo.issuer_grants import AUTH_METHODS, SESSION_COOKIE, Realm
 from firecrestspawner.demo.issuer_sessions import Session
@@ -152,6 +153,10 @@ class IssuerApp(Flask):
         user = self.realm.users.get(claims["preferred_username"])
         if user is None:
             return jsonify({name: claims[name] for name in ("sub", "preferred_username")})
+        client = self.realm.clients.get(claims["azp"])
+        if client is not None and client.signed_userinfo:
+            signed = self.realm.mint.userinfo(user, client)
+            return Response(signed, content_type="application/jwt")
         return jsonify(user.profile())
 
     def _end_session(self) -> Response:
@@ -175,7 +180,7 @@ class IssuerApp(Flask):
         return response
 
 
-GRANT_TYPES = ("authorization_code", "refresh_token", "client_credentials")
+GRANT_TYPES = ("authorization_code", "refresh_token", "client_credentials", EXCHANGE)
 
 
 def metadata(issuer: str) -> Mapping[str, Any]:

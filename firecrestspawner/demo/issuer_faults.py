@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from flask import Response
@@ -39,10 +40,26 @@ class Fault:
     hold: threading.Event | None = field(default=None, repr=False)
     reset: bool = False
     after: bool = False
+    omit: frozenset[str] = frozenset()
 
 
 class Faults:
     """The faults in force. Safe to change while requests are under way.
+
+    =================================  ==========================================================
+    status, an error                   ``set("token", status=503, times=2)``
+    delay                              ``set("token", delay=2.0)``, or ``hold=event``
+    no answer                          ``set("*", reset=True)``
+    the answer alone is lost           ``set("token", reset=True, after=True, times=1)``
+    garbage                            ``set("token", body="<html>Welcome to the hotel's WLAN")``
+    an answer that leaves things out   ``set("token", omit=["id_token", "refresh_token"])``
+    the wrong time                     ``clock_skew = -300``
+    a refresh token that was stolen    ``Issuer.spend_refresh_tokens("alice")``
+    a revoked session                  ``Issuer.end_session("alice")``
+    all tokens revoked                 ``Issuer.revoke_before_now()``
+    no rotation of refresh tokens      ``Issuer.rotation = False``
+    an outage                          ``Issuer.stop()``, ``Issuer.start()``
+    =================================  ==========================================================
 
     ``clock_skew``: seconds by which the issuer's own clock is ahead (negative: behind).
     """
@@ -66,6 +83,7 @@ class Faults:
         hold: threading.Event | None = None,
         reset: bool = False,
         after: bool = False,
+        omit: Iterable[str] = (),
     ) -> None:
         """Let requests to ``endpoint`` fail, in place of an earlier fault for the same.
 
@@ -79,13 +97,15 @@ class Faults:
         hold: wait for this event, at most :data:`HOLD_LIMIT` seconds.
         reset: reset the connection (TCP RST) instead of answering.
         after: let the request have its effect first; the fault then hits the answer only.
+        omit: fields to leave out of the answer, which is a JSON object.
 
         Raises ValueError for an unknown endpoint.
         """
         if endpoint != "*" and endpoint not in ENDPOINTS:
             raise ValueError(f"no such endpoint: {endpoint!r}, only {', '.join(ENDPOINTS)}")
         raw = body.encode() if isinstance(body, str) else body
-        fault = Fault(times, status, raw, content_type, delay, hold, reset, after)
+        left_out = frozenset(omit)
+        fault = Fault(times, status, raw, content_type, delay, hold, reset, after, left_out)
         with self._lock:
             self._faults[endpoint, grant_type] = fault
 
@@ -115,7 +135,11 @@ class Faults:
             raise ConnectionDropped
         if fault.status is not None or fault.body is not None:
             return Response(fault.body, fault.status or 200, content_type=fault.content_type)
-        return response or process()
+        response = response or process()
+        if fault.omit and response.is_json:
+            left = {k: v for k, v in response.get_json().items() if k not in fault.omit}
+            response.set_data(json.dumps(left))
+        return response
 
     def stopping(self, stopping: bool) -> None:
         """Let go of every held request, so that the server can stop; or begin again."""

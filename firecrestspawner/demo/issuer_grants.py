@@ -27,6 +27,7 @@ from flask import request as http_request
 
 from firecrestspawner.demo.issuer_accounts import SUPPORTED_SCOPES, DemoClient, DemoUser
 from firecrestspawner.demo.issuer_backchannel import notify
+from firecrestspawner.demo.issuer_exchange import ExchangeGrant
 from firecrestspawner.demo.issuer_sessions import (
     CODE_LIFETIME,
     AuthorizationCode,
@@ -61,6 +62,7 @@ class Realm(AuthorizationServer):
         self.register_grant(CodeGrant, [S256Only(required=False), IdToken(mint)])
         self.register_grant(RefreshGrant, [IdToken(mint)])
         self.register_grant(ServiceGrant)
+        self.register_grant(ExchangeGrant)
         self.register_endpoint(Revocation)
         self.register_endpoint(EndSession)
 
@@ -179,7 +181,7 @@ class _IssuedToken:
 
 
 class RefreshGrant(RefreshTokenGrant):
-    """RFC 6749, section 6, with rotation: Keycloak's *Revoke Refresh Token*, reuse 0."""
+    """RFC 6749, section 6; as a rule with rotation: Keycloak's *Revoke Refresh Token*, reuse 0."""
 
     TOKEN_ENDPOINT_AUTH_METHODS = AUTH_METHODS
     INCLUDE_NEW_REFRESH_TOKEN = True
@@ -195,6 +197,8 @@ class RefreshGrant(RefreshTokenGrant):
             )
         if claims["exp"] <= self.server.sessions.now():
             raise InvalidGrantError("Token is not active")
+        if claims["iat"] < self.server.sessions.not_before:
+            raise InvalidGrantError("Stale token")
         session = self.server.sessions.get(claims["sid"])
         if session is not None and not self.server.users[session.username].enabled:
             raise InvalidGrantError("User disabled")

@@ -85,6 +85,8 @@ class Sessions:
 
     def __init__(self, lifetimes: Lifetimes, clock: Callable[[], float]) -> None:
         self.lifetimes = lifetimes
+        self.rotation = True
+        self.not_before = 0.0
         self._clock = clock
         self._lock = threading.RLock()
         self._sessions: dict[str, Session] = {}
@@ -188,12 +190,18 @@ class Sessions:
             client_session = session.chains.get(chain)
             if client_session is None:
                 raise InvalidGrantError("Session doesn't have required client")
-            if client_session.refresh_jti != jti:
+            if self.rotation and client_session.refresh_jti != jti:
                 self._take_part_from(session, client_session.client_id)
                 raise InvalidGrantError("Maximum allowed refresh token reuse exceeded")
             client_session.refresh_jti = str(uuid.uuid4())
             session.last_used = self._clock()
             return client_session
+
+    def spend(self, session: Session) -> None:
+        """Spend all refresh tokens of a session, as if somebody else had used them."""
+        with self._lock:
+            for client_session in session.chains.values():
+                client_session.refresh_jti = str(uuid.uuid4())
 
     def save_code(self, code: str, record: AuthorizationCode) -> None:
         with self._lock:

@@ -52,7 +52,7 @@ class TokenMint:
         self._users = users
         self._sessions = sessions
         self._clock = clock
-        self._audience = audience
+        self.audience = audience
         self._key = RSAKey.generate_key(2048, {"use": "sig", "alg": "RS256"}, auto_kid=True)
         self._refresh_key = OctKey.generate_key(256)
         self._revoked: dict[str, float] = {}
@@ -70,9 +70,11 @@ class TokenMint:
         scope: str | None = None,
         expires_in: int | None = None,
         include_refresh_token: bool = True,
+        audience: tuple[str, ...] = (),
     ) -> TokenAnswer:
         """The token endpoint's answer, but for the ID token (Authlib's token generator).
 
+        ``audience`` is the realm's unless given.
         Authlib's ``user`` is the client's session with the user; None is the client itself.
         """
         scope = client.get_allowed_scope(scope)
@@ -84,7 +86,8 @@ class TokenMint:
             claims = self._user_claims(user)
             ends = min(ends, user.session.started + self._sessions.lifetimes.session)
         claims |= self._registered(now, ends, "Bearer", client) | {"scope": scope}
-        claims["aud"] = self._audience[0] if len(self._audience) == 1 else list(self._audience)
+        audience = audience or self.audience
+        claims["aud"] = audience[0] if len(audience) == 1 else list(audience)
         answer = TokenAnswer(
             access_token=self._sign(claims),
             expires_in=int(ends - now),
@@ -118,6 +121,11 @@ class TokenMint:
         if nonce is not None:
             claims["nonce"] = nonce
         return self._sign(claims)
+
+    def userinfo(self, user: DemoUser, client: DemoClient) -> str:
+        """A signed userinfo answer (OpenID Connect Core, section 5.3.2)."""
+        claims = user.profile() | {"iss": self.issuer, "aud": client.client_id}
+        return self._sign(claims | {"iat": int(self._clock())})
 
     def logout_token(
         self, client: DemoClient, username: str, sid: str, changes: Mapping[str, Any] | None = None

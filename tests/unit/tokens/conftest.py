@@ -2,41 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from firecrestspawner import oauth, service, shared, tokens
-from firecrestspawner.demo.issuer import DEFAULT_CLIENTS, Issuer
+from firecrestspawner.demo.issuer import Issuer
 from firecrestspawner.models import Secret
 from firecrestspawner.oauth import TokenClient
 from firecrestspawner.oidc import Provider
 from firecrestspawner.service import ServiceAccount
 from firecrestspawner.tokens import TokenStore
-from tests.unit.tokens.issuing import (
-    HUB_SECRET,
-    ODD,
-    Clock,
-    MemoryVault,
-)
+from tests.issuer import HUB_SECRET, issuer, shared_issuer
+from tests.unit.tokens.issuing import Clock, MemoryVault
 
-
-@pytest.fixture(scope="module")
-def shared_issuer() -> Iterator[Issuer]:
-    with Issuer(clients=[*DEFAULT_CLIENTS, ODD]) as issuer:
-        yield issuer
-
-
-@pytest.fixture
-def issuer(shared_issuer: Issuer) -> Iterator[Issuer]:
-    shared_issuer._app._seen.clear()
-    lifetime = shared_issuer.lifetimes.access_token
-    yield shared_issuer
-    shared_issuer.lifetimes.access_token = lifetime
-    shared_issuer.faults.clear()
-    shared_issuer.start()
+__all__ = ["issuer", "shared_issuer"]
 
 
 @pytest.fixture

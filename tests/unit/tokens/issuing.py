@@ -1,10 +1,9 @@
-"""Whose tokens are these, where are they kept, and what can go wrong with their issuer?"""
+"""Whose tokens are these, where are they kept, and at what time?"""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import threading
 import time
 import traceback
 from dataclasses import replace
@@ -12,17 +11,12 @@ from typing import Any
 
 import pytest
 
-from firecrestspawner.demo.issuer import DemoClient, Issuer
+from firecrestspawner.demo.issuer import Issuer
 from firecrestspawner.models import TokenSet
 from firecrestspawner.tokens import (
     read_tokens,
     write_tokens,
 )
-from tests.unit.issuer_client import wait_until
-
-HUB_SECRET = "demo-hub-secret"
-#: A client whose id and secret need the form-encoding of RFC 6749 section 2.3.1.
-ODD = DemoClient("od d:client", "s:e+c r&e%t\u00e9", grant_types=("client_credentials",))
 
 
 class MemoryVault:
@@ -73,54 +67,8 @@ def _encoded(state: dict[str, Any]) -> bytes:
     return json.dumps(state).encode()
 
 
-def refreshes(issuer: Issuer) -> int:
-    return sum(seen.grant_type == "refresh_token" for seen in issuer.requests)
-
-
 def shown(error: BaseException, log: pytest.LogCaptureFixture) -> str:
     return "\n".join([*traceback.format_exception(error), repr(vars(error)), log.text])
-
-
-class Held:
-    """Token requests that have had their effect, but whose answers wait for :meth:`release`."""
-
-    def __init__(self, issuer: Issuer, **fault: Any) -> None:
-        self._issuer = issuer
-        self._before = len(issuer.requests)
-        self._event = threading.Event()
-        issuer.faults.set("token", hold=self._event, times=1, after=True, **fault)
-
-    async def arrived(self) -> None:
-        """Wait until one is there."""
-        await asyncio.to_thread(
-            wait_until,
-            lambda: any(seen.endpoint == "token" for seen in self._issuer.requests[self._before :]),
-        )
-
-    def release(self) -> None:
-        self._event.set()
-
-
-INVALID_GRANT = json.dumps({"error": "invalid_grant"})
-
-OUTAGES: dict[str, dict[str, Any]] = {
-    **{f"status {code}": {"status": code, "body": "x"} for code in (404, 408, 429, 500, 502, 503)},
-    "a refusal with status 500": {"status": 500, "body": INVALID_GRANT},
-    "a refusal with status 503": {"status": 503, "body": INVALID_GRANT},
-    "another error": {"status": 400, "body": json.dumps({"error": "temporarily_unavailable"})},
-    "our own credentials": {"status": 401, "body": json.dumps({"error": "invalid_client"})},
-    "an error without a name": {"status": 400, "body": "{}"},
-    "an error page": {"status": 400, "body": "<html>invalid_grant</html>"},
-    "success with a page": {"status": 200, "body": "<html>Welcome to the airport's WLAN</html>"},
-    "success with nothing": {"status": 200, "body": ""},
-    "success with a list": {"status": 200, "body": "[]"},
-    "success without a token": {"status": 200, "body": json.dumps({"expires_in": 300})},
-    "an empty token": {"status": 200, "body": json.dumps({"access_token": ""})},
-    "a number for a token": {"status": 200, "body": json.dumps({"access_token": 7})},
-    "an endless answer": {"status": 200, "body": b'{"access_token": "' + b"x" * (2 << 20) + b'"}'},
-    "a redirect": {"status": 302, "body": ""},
-    "a reset": {"reset": True},
-}
 
 
 def service_requests(issuer: Issuer) -> int:

@@ -21,10 +21,7 @@ from firecrestspawner.errors import (
 )
 from firecrestspawner.models import Secret
 from firecrestspawner.oidc import Provider
-from tests.unit.tokens.issuing import (
-    Clock,
-    shown,
-)
+from tests.unit.tokens.issuing import Clock, shown
 
 
 def sign(issuer: Issuer, *, key: Any = None, header: dict[str, Any] | None = None,

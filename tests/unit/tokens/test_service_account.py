@@ -22,16 +22,10 @@ from firecrestspawner.errors import (
 from firecrestspawner.models import Secret
 from firecrestspawner.oauth import TokenClient
 from firecrestspawner.service import ServiceAccount
+from tests.issuer import INVALID_GRANT, ODD, OUTAGES
 from tests.unit import raw_server
 from tests.unit.raw_server import RawServer
-from tests.unit.tokens.issuing import (
-    INVALID_GRANT,
-    ODD,
-    OUTAGES,
-    Clock,
-    service_requests,
-    shown,
-)
+from tests.unit.tokens.issuing import Clock, service_requests, shown
 
 
 async def test_fifty_look_ups_share_one_service_token(

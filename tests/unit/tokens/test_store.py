@@ -22,15 +22,8 @@ from firecrestspawner.models import Secret
 from firecrestspawner.oauth import TokenClient
 from firecrestspawner.oidc import Provider
 from firecrestspawner.tokens import TokenStore
-from tests.unit.tokens.issuing import (
-    HUB_SECRET,
-    INVALID_GRANT,
-    OUTAGES,
-    Held,
-    MemoryVault,
-    refreshes,
-    shown,
-)
+from tests.issuer import HUB_SECRET, INVALID_GRANT, OUTAGES, Held, refreshes
+from tests.unit.tokens.issuing import MemoryVault, shown
 
 # -- users' tokens: R4 ---------------------------------------------------------------------------
 
