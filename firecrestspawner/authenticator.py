@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Coroutine
 from typing import Any
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import urlsplit
 
 from jupyterhub import roles
 from jupyterhub.crypto import CryptKeeper
@@ -29,7 +29,7 @@ from .handout import Handout
 from .login import CallbackHandler, LoginHandler, ReauthHandler, or_page, page
 from .logout import BackchannelLogoutHandler, LogoutHandler, LogoutTokens
 from .models import Secret, TokenSet
-from .oauth import TokenClient
+from .oauth import UNAVAILABLE, TokenClient, token_set
 from .oidc import Provider
 from .pages import add_to
 from .shutdown import at_shutdown
@@ -38,9 +38,6 @@ from .tokens import Revision, TokenStore, write_tokens
 from .vault import UserVault
 
 log = logging.getLogger(__name__)
-
-#: Seconds that a logout waits for the issuer.
-LOGOUT_PATIENCE = 5.0
 
 
 class FirecRESTAuthenticator(GenericOAuthenticator):
@@ -220,7 +217,9 @@ class FirecRESTAuthenticator(GenericOAuthenticator):
         """Redeem the code (called by authenticate); with a deadline, and errors without secrets."""
         form = {k: v for k, v in params.items() if k not in ("client_id", "client_secret")}
         try:
-            return await self.provider.token(form)
+            answer = await self.provider.token(form)
+            token_set(answer)
+            return answer
         except LoginRequired:
             # A code is good once; going back sends it again (RFC 6749 section 4.1.2).
             raise HTTPError(
@@ -232,7 +231,8 @@ class FirecRESTAuthenticator(GenericOAuthenticator):
     async def token_to_user(self, token_info: dict[str, Any]) -> dict[str, Any]:
         """The user's claims from userinfo (called by authenticate)."""
         tokens = TokenSet.from_response(token_info)
-        return await or_page(self.provider.userinfo(tokens.access_token))
+        about = sessions.Origin.of(token_info, self.user_auth_state_key).sub
+        return await or_page(self.provider.userinfo(tokens.access_token, sub=about or None))
 
     def build_auth_state_dict(
         self, token_info: dict[str, Any], user_info: dict[str, Any]
@@ -271,7 +271,7 @@ class FirecRESTAuthenticator(GenericOAuthenticator):
         would overwrite with it what a refresh stores meanwhile.
         """
         if not _is_own_page(user, handler):
-            self._own(self._look_after(user))
+            self.run(self._look_after(user))
             return True
         try:
             over = await asyncio.wait_for(self._is_over(user), self.refresh_patience)
@@ -327,14 +327,32 @@ class FirecRESTAuthenticator(GenericOAuthenticator):
         """The auth model as at a login, by the site's own hooks and settings."""
         state = dict(auth_state)
         if time.time() - float(state.get("userinfo_at") or 0) >= self.userinfo_age:
-            state[self.user_auth_state_key] = await self.provider.userinfo(tokens.access_token)
+            about = sessions.Origin.of(state, self.user_auth_state_key).sub
+            state[self.user_auth_state_key] = await self.provider.userinfo(
+                tokens.access_token, sub=about or None
+            )
             state["userinfo_at"] = time.time()
-        if self.modify_auth_state_hook is not None:
-            state = await self._call_modify_auth_state_hook(state)
         admin = True if user.name in self.admin_users else None
-        model = {"name": user.name, "admin": admin, "auth_state": state}
-        model = await self.update_auth_model(model)
-        return await self._apply_managed_groups(model)
+        try:
+            if self.modify_auth_state_hook is not None:
+                state = await self._call_modify_auth_state_hook(state)
+            model = {"name": user.name, "admin": admin, "auth_state": state}
+            model = await self.update_auth_model(model)
+            return await self._apply_managed_groups(model)
+        except Error:
+            raise
+        # The site's own code may raise anything, and the Hub would take the user for nobody: only
+        # the site's 403 is a refusal.
+        except Exception as error:
+            if isinstance(error, HTTPError) and error.status_code == 403:
+                raise PermissionDenied(
+                    "Your account may not use this service any more. Please ask "
+                    f"{self.permission_contact}.",
+                    detail="a hook of this site answered 403",
+                ) from None
+            raise ProviderUnavailable(
+                UNAVAILABLE, detail=f"{type(error).__name__} in a hook of this site"
+            ) from None
 
     def _apply(self, user: Any, model: dict[str, Any]) -> None:
         """The Hub's rows follow the model (as BaseHandler.auth_to_user does at a login)."""
@@ -347,57 +365,10 @@ class FirecRESTAuthenticator(GenericOAuthenticator):
         if self.manage_roles and model.get("roles") is not None:
             user.sync_roles(model["roles"])
 
-    # -- logout ------------------------------------------------------------------------------
-
-    async def log_out(self, user: Any, handler: Any) -> str:
-        """Forget and revoke the user's tokens; the issuer's page that ends its session, or "".
-
-        Called when the session at the Hub has ended. Never waits for the issuer for long: what it
-        has not confirmed by then goes on by itself.
-        """
-        farewell = self._own(self._forget(user))
-        await asyncio.wait({farewell}, timeout=LOGOUT_PATIENCE)
-        tokens = farewell.result() if farewell.done() else None
-        if tokens is None:
-            return ""
-        endpoint = (await self.provider.metadata()).get("end_session_endpoint")
-        if not isinstance(endpoint, str):
-            return ""
-        query = {
-            "client_id": self.client_id,
-            # There nobody is logged in any more, so that the Hub's own page is shown.
-            "post_logout_redirect_uri": urljoin(self.get_callback_url(handler), "logout"),
-        }
-        if tokens.id_token is not None:
-            query["id_token_hint"] = tokens.id_token.reveal()
-        return f"{endpoint}{'&' if '?' in endpoint else '?'}{urlencode(query)}"
-
-    async def _forget(self, user: Any) -> TokenSet | None:
-        """None when there was nothing, or the issuer has not confirmed the end of it."""
-        tokens = await self.token_store.forget(user)
-        self.origins.drop(user.id)
-        if tokens is None:
-            return None
-        try:
-            if tokens.refresh_token is not None:
-                await self.provider.revoke(tokens.refresh_token)
-            await self.provider.metadata()
-        except Error as error:
-            log.info("The tokens of %s could not be revoked: %s", user.name, error.detail)
-            return None
-        return tokens
-
-    async def end_login(self, user: Any) -> None:
-        """The issuer said that this user's session is over (back-channel logout)."""
-        log.info("The issuer has ended the session of %s", user.name)
-        await self.token_store.end(user, "the issuer said so")
-        if self.session_policy == "sso":
-            sessions.end(user)
-
     # -- tasks -------------------------------------------------------------------------------
 
-    def _own(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Run beside the request; what goes wrong is logged."""
+    def run(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Have something done beside the request, whatever becomes of that; failures are logged."""
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
@@ -406,7 +377,8 @@ class FirecRESTAuthenticator(GenericOAuthenticator):
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            log.error("Looking after a login failed", exc_info=task.exception())
+            # Its kind only: what comes from elsewhere may quote tokens (S1).
+            log.error("Looking after a login failed: %s", type(task.exception()).__name__)
 
     def _warn_about_sessions(self, app: Any) -> None:
         if self.session_policy == "sso" and not self.auth_refresh_age:

@@ -7,25 +7,28 @@ import contextlib
 import json
 import logging
 import time
+from collections.abc import Mapping
 from typing import Any
+from urllib.parse import parse_qs, urlencode, urljoin
 
 from jupyterhub.apihandlers.base import APIHandler
 from oauthenticator.oauth2 import OAuthLogoutHandler
+from tornado.web import stream_request_body
 
-from .errors import LoginRequired, LogoutTokenError, ProviderUnavailable
-from .models import Secret
-from .oidc import Provider
+from .errors import Error, LoginRequired, LogoutTokenError, ProviderUnavailable
+from .models import Secret, TokenSet
+from .oidc import LEEWAY, Provider
+from .sessions import Origin, end
+from .vault import UserVault
 
 log = logging.getLogger(__name__)
 
 _EVENT = "http://schemas.openid.net/event/backchannel-logout"
 # Bytes: a signed token of a few claims has a tenth of it.
 _LONGEST = 16384
-# Logout tokens whose ids are remembered, and seconds beyond their end for which they are, the
-# leeway that verification grants.
+# Logout tokens whose ids are remembered.
 _REMEMBERED = 10_000
-_LEEWAY = 300.0
-#: Seconds within which the issuer is answered.
+#: Seconds that a user who logs out waits for the issuer, and the issuer for us.
 DEADLINE = 5.0
 
 
@@ -42,13 +45,53 @@ class LogoutHandler(OAuthLogoutHandler):
         """Called by get() when servers, if they are to be, and the Hub session are ended."""
         await super().handle_logout()
         if self.current_user is not None:
-            self._farewell = await self.authenticator.log_out(self.current_user, self)
+            self._farewell = await log_out(self.authenticator, self.current_user, self)
 
     async def render_logout_page(self) -> None:
         if self._farewell:
             self.redirect(self._farewell)
             return
         await super().render_logout_page()
+
+
+async def log_out(authenticator: Any, user: Any, handler: Any) -> str:
+    """Forget and revoke the user's tokens; the issuer's page that ends its session, or "".
+
+    Called when the session at the Hub has ended. Never waits for the issuer for long: what it has
+    not confirmed by then goes on by itself.
+    """
+    farewell = authenticator.run(_forget(authenticator, user))
+    await asyncio.wait({farewell}, timeout=DEADLINE)
+    tokens = farewell.result() if farewell.done() else None
+    if tokens is None:
+        return ""
+    endpoint = (await authenticator.provider.metadata()).get("end_session_endpoint")
+    if not isinstance(endpoint, str):
+        return ""
+    query = {
+        "client_id": authenticator.client_id,
+        # There nobody is logged in any more, so that the Hub's own page is shown.
+        "post_logout_redirect_uri": urljoin(authenticator.get_callback_url(handler), "logout"),
+    }
+    if tokens.id_token is not None:
+        query["id_token_hint"] = tokens.id_token.reveal()
+    return f"{endpoint}{'&' if '?' in endpoint else '?'}{urlencode(query)}"
+
+
+async def _forget(authenticator: Any, user: Any) -> TokenSet | None:
+    """None when there was nothing, or the issuer has not confirmed the end of it."""
+    tokens: TokenSet | None = await authenticator.token_store.forget(user)
+    authenticator.origins.drop(user.id)
+    if tokens is None:
+        return None
+    try:
+        if tokens.refresh_token is not None:
+            await authenticator.provider.revoke(tokens.refresh_token)
+        await authenticator.provider.metadata()
+    except Error as error:
+        log.info("The tokens of %s could not be revoked: %s", user.name, error.detail)
+        return None
+    return tokens
 
 
 class LogoutTokens:
@@ -70,7 +113,6 @@ class LogoutTokens:
                 Secret(token),
                 audience=self._client_id,
                 require=("iss", "aud", "iat", "exp", "jti", "events"),
-                leeway=_LEEWAY,
             )
         except LoginRequired as error:
             raise _refused(error.detail) from None
@@ -95,13 +137,29 @@ class LogoutTokens:
             kept = {jti: end for jti, end in self._spent.items() if end > now}
             # All of them still good: the oldest go, for memory is bounded.
             self._spent = dict(list(kept.items())[-_REMEMBERED // 2 :])
-        self._spent[jti] = expires_at + _LEEWAY
+        self._spent[jti] = expires_at + LEEWAY
 
 
 def _refused(why: str) -> LogoutTokenError:
     return LogoutTokenError("The logout token is not valid.", detail=why)
 
 
+async def end_login(authenticator: Any, user: Any, sub: str, sid: str) -> None:
+    """End what the issuer says has ended, unless another login has replaced it meanwhile."""
+    key = authenticator.user_auth_state_key
+
+    def applies(auth_state: Mapping[str, Any]) -> bool:
+        return Origin.of(auth_state, key).is_meant_by(sub, sid)
+
+    await authenticator.token_store.end(user, "the issuer said so", applies=applies)
+    if authenticator.session_policy == "sso":
+        # Its tokens may have ended before: what tells whose session it was is still there.
+        auth_state, _ = await UserVault(user).load()
+        if applies(auth_state or {}):
+            end(user)
+
+
+@stream_request_body
 class BackchannelLogoutHandler(APIHandler):
     """``POST /hub/firecrest/backchannel-logout``: the issuer says that a session has ended.
 
@@ -109,9 +167,19 @@ class BackchannelLogoutHandler(APIHandler):
     XSRF token, no Hub token. What else the form holds is ignored, as the standard demands.
     """
 
+    def set_default_headers(self) -> None:
+        super().set_default_headers()
+        # Here, so that the Hub's own error answers have it, too.
+        self.set_header("Cache-Control", "no-store")
+
     async def prepare(self) -> None:
-        """Skip the Hub's own authentication."""
+        """Skip the Hub's own authentication, and read no long bodies (as the job channel)."""
         self._jupyterhub_user = None
+        self._body = bytearray()
+        self.request.connection.set_max_body_size(_LONGEST)
+
+    def data_received(self, chunk: bytes) -> None:
+        self._body += chunk
 
     def check_xsrf_cookie(self) -> None:
         return
@@ -120,7 +188,7 @@ class BackchannelLogoutHandler(APIHandler):
         """200 when the sessions meant have ended, or there are none; 400 for a token that is not
         valid; 503 while the issuer's keys cannot be had."""
         try:
-            await asyncio.wait_for(self._end_sessions(), DEADLINE)
+            sub, sid = await asyncio.wait_for(self._redeem(), DEADLINE)
         except LogoutTokenError as error:
             log.warning("Back-channel logout: refused a token from %s: %s",
                         self.request.remote_ip, error.detail)  # fmt: skip
@@ -129,17 +197,23 @@ class BackchannelLogoutHandler(APIHandler):
             log.warning("Back-channel logout: not done: %s", getattr(error, "detail", "too slow"))
             self._reply(503, {"error": "temporarily_unavailable"})
         else:
+            # The token is spent: what it says is done even if that takes longer than the issuer
+            # waits, because of a refresh under way, say.
+            ending = self.authenticator.run(self._end_logins(sub, sid))
+            await asyncio.wait({ending}, timeout=DEADLINE)
             self._reply(200, {})
 
-    async def _end_sessions(self) -> None:
-        given = self.get_body_arguments("logout_token")
-        if len(given) != 1 or len(given[0]) > _LONGEST:
-            raise _refused("the form holds no logout_token of a sensible length, or several")
-        authenticator = self.authenticator
-        sub, sid = await authenticator.logout_tokens.redeem(given[0])
-        for user_id in await authenticator.origins.meant_by(sub, sid, self.db):
+    async def _redeem(self) -> tuple[str, str]:
+        given = parse_qs(self._body.decode("ascii", "replace")).get("logout_token", [])
+        if len(given) != 1:
+            raise _refused("the form does not hold one logout_token")
+        redeemed: tuple[str, str] = await self.authenticator.logout_tokens.redeem(given[0])
+        return redeemed
+
+    async def _end_logins(self, sub: str, sid: str) -> None:
+        for user_id in await self.authenticator.origins.meant_by(sub, sid, self.db):
             with contextlib.suppress(KeyError):  # deleted meanwhile
-                await authenticator.end_login(self.users[user_id])
+                await end_login(self.authenticator, self.users[user_id], sub, sid)
 
     def _reply(self, status: int, body: dict[str, Any]) -> None:
         self.set_status(status)

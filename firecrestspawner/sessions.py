@@ -10,6 +10,7 @@ import jwt
 from cryptography.fernet import InvalidToken
 from jupyterhub import orm
 from jupyterhub.crypto import decrypt
+from jupyterhub.handlers.base import SESSION_COOKIE_NAME
 from jupyterhub.utils import new_token
 
 # Rows of users read at a time: the event loop is given back after each (R8).
@@ -130,7 +131,9 @@ def end_in_browser(handler: Any) -> None:
     Servers remember for minutes whom a token with a session id belongs to (HubAuth's cache): the
     browser's next request to one is to bring another session id.
     """
-    handler.clear_login_cookie()
+    domain = {"domain": handler.domain} if handler.subdomain_host else {}
+    handler.clear_cookie(SESSION_COOKIE_NAME, path=handler.base_url, **domain)
+    handler.clear_cookie(handler.hub.cookie_name, path=handler.hub.base_url)
     # JupyterHub 6.1.1 reads this of requests that have no token, for which it is never set
     # (BaseHandler.refresh_auth), and fails.
     if not hasattr(handler, "_token_authenticated"):

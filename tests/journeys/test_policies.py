@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from html import unescape
 from urllib.parse import parse_qs, urlsplit
@@ -12,6 +11,13 @@ import httpx
 import pytest
 
 from firecrestspawner.demo.visitor import Form, Page
+from tests.journeys.logins import (
+    is_logged_in,
+    log_in_silently,
+    logged_in,
+    personal_token,
+    script,
+)
 from tests.journeys.person import Person
 from tests.journeys.site import Site, eventually
 
@@ -23,41 +29,10 @@ SHORT = 60.0
 NOTICE = 'id="firecrest-session"'
 
 
-@contextmanager
-def logged_in(site: Site, name: str = "alice") -> Iterator[Person]:
-    with Person(site, name) as person:
-        person.log_in()
-        yield person
-
-
-def log_in_silently(person: Person) -> None:
-    """The session at the issuer lives, so that nobody asks for a password."""
-    person.open(person.open(person.hub("login")).link_to("/hub/oauth_login"))
-
-
-def is_logged_in(person: Person) -> bool:
-    """Whether the Hub shows the person their home page."""
-    page = person.open(person.hub("home"))
-    return urlsplit(page.address).path == person.hub("home")
-
-
-def script(person: Person, token: str, path: str) -> int:
-    """What a program with a token of the person's is answered."""
-    headers = {"Authorization": f"token {token}"}
-    url = f"{person.url}{person.hub(path)}"
-    return httpx.get(url, headers=headers, trust_env=False, timeout=30).status_code
-
-
 def as_bob(page: Page) -> Form:
     """The issuer's form, filled in by bob."""
     form = page.form_with("password")
     return replace(form, fields=form.fields | {"username": "bob", "password": "builder"})
-
-
-def personal_token(person: Person) -> str:
-    answer = person.api("POST", person.hub(f"api/users/{person.name}/tokens"), {})
-    token: str = answer.json()["token"]
-    return token
 
 
 def test_policy_hub_an_ended_session_ends_nothing(make_site: Callable[..., Site]):
