@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from traitlets import Bool, Unicode
+from traitlets import Bool, TraitError, Unicode, validate
 from traitlets.config import Configurable
 
 from .errors import ConfigurationError, LoginRequired, ProviderUnavailable
@@ -25,7 +26,7 @@ _FORGET_COOLDOWN = 60.0
 class ServiceAccount(Configurable):
     """The Hub's own account at the issuer (client credentials, RFC 6749 section 4.4).
 
-    It looks at jobs and never starts or stops any.
+    It looks at jobs, and starts and stops those only of users who hold ``role``.
     """
 
     client_id = Unicode(help="Client id of the service account. Environment: SA_CLIENT_ID.").tag(
@@ -46,6 +47,22 @@ class ServiceAccount(Configurable):
         help="Authenticate with ``client_secret_basic`` (RFC 6749 section 2.3.1); with "
         "``client_secret_post`` where False.",
     ).tag(config=True)
+
+    role = Unicode(
+        help="A role of JupyterHub. The servers of users to whom ``JupyterHub.load_roles`` gives "
+        "it are started and stopped as the service account, and so run as its cluster user; empty "
+        "for nobody's. Example: ``service-account``"
+    ).tag(config=True)
+
+    @validate("role")
+    def _role_is_one_of_its_own(self, proposal: dict[str, Any]) -> str:
+        # JupyterHub gives these to people and servers by itself (roles.get_default_roles).
+        if proposal["value"] in ("user", "admin", "server", "token"):
+            raise TraitError(
+                f"ServiceAccount.role: {proposal['value']!r} is given to people by JupyterHub "
+                "itself; name a role such as 'service-account'"
+            )
+        return proposal["value"]
 
     _ENVIRONMENT: ClassVar = {
         "client_id": "SA_CLIENT_ID",
@@ -74,6 +91,15 @@ class ServiceAccount(Configurable):
                     "The Hub is not fully configured. Please tell the administrators.",
                     detail=f"set c.ServiceAccount.{name} (or the environment variable {variable})",
                 )
+
+    def acts_for(self, roles: Iterable[Any]) -> bool:
+        """Whether who holds these roles of JupyterHub's starts and stops as this account (S5).
+
+        A role counts only if load_roles defines it, not if an authenticator does.
+        """
+        return bool(self.role) and any(
+            role.name == self.role and not role.managed_by_auth for role in roles
+        )
 
     async def get(self, min_validity: float = MARGIN) -> Secret:
         """An access token that lives ``min_validity`` seconds more; single-flight (C1).

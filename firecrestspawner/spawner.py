@@ -187,10 +187,10 @@ class FirecRESTSpawner(SpawnerConfig, Spawner):
         submission.check(self, system, environment)
         if not hasattr(self.authenticator, "token_store"):
             raise submission.misconfigured("set c.JupyterHub.authenticator_class = 'firecrest'")
-        tokens = await self.authenticator.token_store.get(self.user)
         cluster = self._cluster(system)
         cluster.check()
-        user = await submission.cluster_user(self, self.authenticator.provider, tokens.access_token)
+        token = await self._token(cluster)
+        user = await submission.cluster_user(self, self.authenticator.provider, token)
         described = await cluster.system()
         defaults = submission.requests(self)
         options.refuse_ignored(chosen, described)
@@ -209,7 +209,15 @@ class FirecRESTSpawner(SpawnerConfig, Spawner):
         )
         values = {**defaults, **chosen}
         request = submission.job_request(self, spawn, described, values, self._job_name())
-        return spawn, request, tokens.access_token
+        return spawn, request, token
+
+    async def _token(self, cluster: Cluster) -> Secret:
+        """What starts and cancels: the user's own token, or the account's that acts for it (S5)."""
+        account = cluster.monitor.account
+        # With manage_roles it is the authenticator that gives roles: from claims, not load_roles.
+        if not self.authenticator.manage_roles and account.acts_for(self.user.orm_user.roles):
+            return await account.get()
+        return (await self.authenticator.token_store.get(self.user)).access_token
 
     async def _submit_once(self, spawn: Spawn, request: JobRequest, token: Secret) -> None:
         """Submit, and commit the job id before anything else happens (R2, R3).
@@ -428,9 +436,9 @@ class FirecRESTSpawner(SpawnerConfig, Spawner):
         if not self._knows_job(spawn):
             return False
         try:
-            tokens = await self.authenticator.token_store.get(self.user)
             cluster = self._cluster(spawn.system)
-            await cluster.firecrest.cancel(tokens.access_token, spawn.system, spawn.job_id)
+            token = await self._token(cluster)
+            await cluster.firecrest.cancel(token, spawn.system, spawn.job_id)
         except Error as error:
             # Already finished and refused look alike here (FirecREST facts, 9): the state tells.
             self.log.info("%s: cancel: %s", self._log_name, error.detail)

@@ -16,6 +16,7 @@ from firecrestspawner.cluster import Clusters
 from firecrestspawner.errors import Error, NotFound
 from firecrestspawner.handlers import Switchboard
 from firecrestspawner.models import Job, JobState, Secret, TokenSet
+from firecrestspawner.service import ServiceAccount
 from firecrestspawner.spawner import FirecRESTSpawner
 
 NAME = "hub-1"
@@ -37,6 +38,8 @@ class Api:
         self.jobs_by_id: dict[str, Job] = {}
         self.calls: list[str] = []
         self.list_error: Error | None = None
+        #: What jobs were started and cancelled with.
+        self.tokens: list[str] = []
 
     def put(self, *jobs: Job) -> None:
         self.jobs_by_id |= {job.id: job for job in jobs}
@@ -49,6 +52,7 @@ class Api:
 
     async def submit(self, token: Secret, system: str, request: JobRequest) -> str:
         self.calls.append("submit")
+        self.tokens.append(token.reveal())
         self.requests.append(request)
         answer = self.submits.pop(0)
         if isinstance(answer, Error):
@@ -73,13 +77,14 @@ class Api:
 
     async def cancel(self, token: Secret, system: str, job_id: str) -> None:
         self.calls.append(f"cancel {job_id}")
+        self.tokens.append(token.reveal())
         self.put(job(job_id, JobState.CANCELLED))
 
     async def aclose(self) -> None:
         pass
 
 
-class Account:
+class Account(ServiceAccount):
     """A service account that always has a token."""
 
     def check(self) -> None:
@@ -98,6 +103,7 @@ class Logins:
     def __init__(self) -> None:
         self.error: Error | None = None
         self.token_store = self.provider = self
+        self.manage_roles = False
 
     async def get(self, user: Any) -> TokenSet:
         if self.error is not None:
@@ -133,7 +139,7 @@ class Scene:
         self.restart()
 
     def restart(self) -> None:
-        self._clusters.append(Clusters(Account(), frozenset()))  # type: ignore[arg-type]
+        self._clusters.append(Clusters(Account(config=self.config), frozenset()))
         self.switchboard = Switchboard()
         settings = {
             "firecrest_switchboard": self.switchboard,
