@@ -16,7 +16,7 @@ from pathlib import Path
 from . import address
 from .client import FirecREST, JobRequest, System, as_service
 from .errors import AddressRefused, BadAnswer, Error, FirecRESTError, OptionsError
-from .models import Secret
+from .models import Job, Secret
 from .monitor import JobMonitor, Watch
 from .service import ServiceAccount
 from .shared import Shared
@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 
 #: The lists of nodes and systems are asked for again when older than this (seconds).
 LIST_AGE = 300.0
+#: Seconds after a lost answer for its job to appear in the list: FirecREST lets a command run for
+#: five, and runs three of them at most for one request.
+SETTLING = 20.0
 #: Seconds for one name look-up.
 RESOLVE_DEADLINE = 5.0
 
@@ -83,43 +86,82 @@ class Cluster:
     async def _fetch_nodes(self) -> dict[str, tuple[str, ...]]:
         return await as_service(self._account, lambda token: self.firecrest.nodes(token, self.name))
 
-    async def submit(self, token: Secret, user: str, request: JobRequest, ended: set[str]) -> str:
-        """Submit once with the user's token, and return the job's id (R3).
+    def turn(self, user: str) -> asyncio.Lock:
+        """Held from before a submit until its job is stored: a user's submits are kept apart (R3).
 
-        A user's submits are kept apart, so that after an ambiguous answer a new job in the user's
-        own list can only be this one. ``ended`` are ids it cannot be. Raises FirecRESTError; when
-        that is ``ambiguous`` the job may exist although it is not listed.
+        So after an ambiguous answer a new job in the user's own list can only be that one.
         """
-        async with self._submitting.setdefault(user, asyncio.Lock()):
-            known = ended | set(self.monitor.snapshot)
-            known |= {watch.job_id for watch in self.monitor.watches}
-            try:
-                job_id = await self.firecrest.submit(token, self.name, request)
-                if job_id not in known:
-                    return job_id
-                # What the user's shell prints at its start can be taken for the answer (R10).
-                raise BadAnswer(
-                    _ANOTHER_JOB,
-                    detail=f"a submit on {self.name} was answered with the known job {job_id}",
-                    ambiguous=True,
-                )
-            except FirecRESTError as error:
-                if not error.ambiguous:
-                    raise
-                log.warning("%s; looking for the job", error.detail)
-                return await self._find(token, known, error)
+        return self._submitting.setdefault(user, asyncio.Lock())
 
-    async def _find(self, token: Secret, known: set[str], error: FirecRESTError) -> str:
+    async def settle(
+        self,
+        token: Secret,
+        jobs: set[str],
+        unsettled: Sequence[float],
+        *,
+        wanted: Callable[[], bool],
+    ) -> tuple[set[str], bool]:
+        """The ids that a user's next job cannot have, and whether those are all there are.
+
+        ``jobs`` are those of the user's other starts, ``unsettled`` the times (Unix seconds) of
+        submits whose answers were lost: their jobs, too, are in the user's list, or will be, or
+        never were. Waits until that is certain, SETTLING seconds at most after the last of them,
+        and no longer than the start is ``wanted``.
+        """
+        known = jobs | {watch.job_id for watch in self.monitor.watches}
+        listed: list[Job] | None = []
+        while unsettled and wanted():
+            listed = await self._own_jobs(token)
+            if listed is not None:
+                strangers = [
+                    job for job in listed if job.id not in known and not job.state.terminal
+                ]
+                if len(strangers) >= len(unsettled):
+                    break
+            if not 0 <= time.time() - max(unsettled) < SETTLING:
+                break
+            await asyncio.sleep(min(2.0, SETTLING))
+        known |= set(self.monitor.snapshot) | {job.id for job in listed or ()}
+        return known, listed is not None
+
+    async def submit(
+        self, token: Secret, request: JobRequest, known: set[str], *, adopt: bool = True
+    ) -> str:
+        """Submit once with the user's token, in the user's turn, and return the job's id (R3).
+
+        ``known`` and ``adopt`` are what :meth:`settle` answered: without ``adopt`` no job of the
+        list is taken for this one. Raises FirecRESTError; when that is ``ambiguous`` the job may
+        exist although it is not listed.
+        """
         try:
-            jobs = await self.firecrest.jobs(
+            job_id = await self.firecrest.submit(token, self.name, request)
+            if job_id not in known:
+                return job_id
+            # What the user's shell prints at its start can be taken for the answer (R10).
+            raise BadAnswer(
+                _ANOTHER_JOB,
+                detail=f"a submit on {self.name} was answered with the known job {job_id}",
+                ambiguous=True,
+            )
+        except FirecRESTError as error:
+            if not error.ambiguous or not adopt:
+                raise
+            log.warning("%s; looking for the job", error.detail)
+            listed = await self._own_jobs(token) or []
+            new = [job.id for job in listed if job.id not in known and not job.state.terminal]
+            if len(new) != 1:
+                raise
+            return new[0]
+
+    async def _own_jobs(self, token: Secret) -> list[Job] | None:
+        """The user's jobs of this Hub; None when FirecREST does not say."""
+        try:
+            return await self.firecrest.jobs(
                 token, self.name, name=self.monitor.name, all_users=False, window="1h"
             )
-        except FirecRESTError:
-            raise error from None
-        new = [job.id for job in jobs if job.id not in known and not job.state.terminal]
-        if not new:
-            raise error
-        return new[-1]
+        except FirecRESTError as error:
+            log.info("A user's own jobs on %s: %s", self.name, error.detail)
+            return None
 
     async def locate(
         self,

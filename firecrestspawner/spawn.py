@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,8 @@ class Spawn:
 
     ``user`` is the cluster user (R10). ``address`` is numeric and has passed all checks; until then
     it is empty. ``environment`` and ``command`` are what the launcher is told at hello.
+    ``submitted_at`` (Unix seconds) is 0 until the submit is sent, and anew the time at which its
+    answer was lost.
     """
 
     line: Line
@@ -41,7 +43,7 @@ class Spawn:
     api_token: Secret
     environment: dict[str, str] = field(repr=False)
     command: list[str] = field(repr=False)
-    submitted_at: float = field(default_factory=time.time)
+    submitted_at: float = 0.0
     job_id: str = ""
     address: str = ""
     port: int = 0
@@ -120,7 +122,8 @@ class Spawn:
     def tombstone(self, why: str) -> Tombstone:
         """End this spawn in the Hub's eyes, and keep the proof of it."""
         self.line.ended = why
-        return Tombstone(self.line, self.job_id, time.time() + TOMBSTONE_LIFE)
+        until = time.time() + TOMBSTONE_LIFE
+        return Tombstone(self.line, self.system, self.submitted_at, self.job_id, until)
 
 
 @dataclass
@@ -128,6 +131,8 @@ class Tombstone:
     """An ended spawn whose job may still have to be told so."""
 
     line: Line
+    system: str
+    submitted_at: float
     job_id: str
     until: float
     gone: Callable[[str], None] | None = None
@@ -152,6 +157,8 @@ class Tombstone:
         }
         return {
             "spawn_id": self.line.spawn_id,
+            "system": self.system,
+            "submitted_at": self.submitted_at,
             "job_id": self.job_id,
             "nonce": self.line.nonce,
             "ready": self.line.ready,
@@ -173,9 +180,35 @@ class Tombstone:
                 ready=bool(state["ready"]),
                 ended=str(state["ended"]),
             )
-            return cls(line, str(state["job_id"]), float(state["until"]))
+            return cls(
+                line,
+                system=str(state["system"]),
+                submitted_at=float(state["submitted_at"]),
+                job_id=str(state["job_id"]),
+                until=float(state["until"]),
+            )
         except (KeyError, TypeError) as error:
             raise ValueError(f"the stored tombstone lacks {error}") from None
+
+
+def earlier(
+    states: Iterable[Mapping[str, Any]], system: str, *, besides: str
+) -> tuple[set[str], list[float]]:
+    """What a user's other starts on ``system`` have left, read from the stored states.
+
+    Returns the ids of their jobs, and for each submit whose fate nobody knows when it was under way
+    (Unix seconds). The spawn called ``besides`` is left out.
+    """
+    spawns = {
+        each["spawn_id"]: each
+        for state in states
+        for each in (state, *(state.get("tombstones") or ()))
+        if each.get("system") == system and each.get("spawn_id") not in (None, besides)
+    }
+    jobs = {each["job_id"] for each in spawns.values() if each["job_id"]}
+    # A submit that still waits for its turn has no time.
+    unsettled = [each["submitted_at"] for each in spawns.values() if not each["job_id"]]
+    return jobs, [submitted_at for submitted_at in unsettled if submitted_at]
 
 
 def _json(value: Any) -> bytes:

@@ -31,7 +31,7 @@ from .monitor import Watch
 from .progress import Stage, event, how_it_ended
 from .refusal import refuse
 from .service import ServiceAccount
-from .spawn import TOMBSTONES, Spawn, Tombstone
+from .spawn import TOMBSTONES, Spawn, Tombstone, earlier
 from .vault import seal, unseal
 
 #: Seconds between looks while something is awaited that no message announces.
@@ -234,16 +234,30 @@ class FirecRESTSpawner(SpawnerConfig, Spawner):
         await asyncio.shield(self._submit)
 
     async def _send(self, spawn: Spawn, request: JobRequest, token: Secret) -> None:
-        ended = {stone.job_id for stone in self.tombstones}
-        try:
-            job_id = await self._cluster(spawn.system).submit(token, spawn.user, request, ended)
-        except FirecRESTError as error:
-            if not error.ambiguous:
+        cluster = self._cluster(spawn.system)
+        async with cluster.turn(spawn.user):
+            states = [row.state or {} for row in self.orm_spawner.user.orm_spawners.values()]
+            jobs, unsettled = earlier(states, spawn.system, besides=spawn.id)
+            known, adopt = await cluster.settle(
+                token, jobs, unsettled, wanted=lambda: not spawn.line.ended
+            )
+            if spawn.line.ended:  # stopped before its turn came
                 self._withdraw(spawn)
-            raise
-        # Meanwhile the job may have introduced itself, or the Hub have given the start up.
-        if not spawn.job_id and self.spawn is spawn:
-            self._name_job(spawn, job_id)
+                raise JobEnded("The start was cancelled.")
+            spawn.submitted_at = time.time()
+            self._save()
+            try:
+                job_id = await cluster.submit(token, request, known, adopt=adopt)
+            except FirecRESTError as error:
+                if error.ambiguous:
+                    spawn.submitted_at = time.time()
+                    self._save()
+                else:
+                    self._withdraw(spawn)
+                raise
+            # Meanwhile the job may have introduced itself, or the Hub have given the start up.
+            if not spawn.job_id and self.spawn is spawn:
+                self._name_job(spawn, job_id)
         self.log.info("%s: job %s on %s", self._log_name, spawn.job_id or job_id, spawn.system)
 
     def _name_job(self, spawn: Spawn, job_id: str) -> None:
@@ -256,9 +270,10 @@ class FirecRESTSpawner(SpawnerConfig, Spawner):
 
     def _withdraw(self, spawn: Spawn) -> None:
         """Nothing was submitted: leave nothing behind."""
-        self._switchboard.unplug(spawn.id)
-        self.spawn = None
-        self._save()
+        self._bury(spawn.id)
+        if self.spawn is spawn:
+            self.spawn = None
+            self._save()
 
     async def _await_server(self, spawn: Spawn) -> str:
         """Wait for the job's own messages; the monitor backs them up. Cancels nothing."""
@@ -413,12 +428,12 @@ class FirecRESTSpawner(SpawnerConfig, Spawner):
         self._save()
         if self._submit is not None and not self._submit.done():
             await asyncio.wait([self._submit], timeout=self.stop_patience)
-        stone.job_id = spawn.job_id
+        stone.job_id, stone.submitted_at = spawn.job_id, spawn.submitted_at
         cancelled = await self._cancel(spawn)
         if not now:
             await self._await_end(spawn, cancelled)
         if await self.poll() is not None:
-            self.tombstones.remove(stone)
+            self._bury(spawn.id)
         else:
             stone.gone = self._bury
             self._switchboard.plug(spawn.id, stone)

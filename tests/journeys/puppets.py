@@ -51,6 +51,8 @@ s.recv(1)"
 _REQUEST = re.compile(r" (GET|POST|DELETE) /hub/")
 
 _CONFIG = """
+import firecrestspawner.cluster
+firecrestspawner.cluster.SETTLING = 1.0  # seconds: the stand-in is quick
 c.FirecRESTSpawner.batch_script = {script!r}
 c.FirecRESTSpawner.option_fields = ["partition", "account", "runtime", "constraint", "qos"]
 c.FirecRESTSpawner.stop_patience = 10

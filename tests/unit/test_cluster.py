@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from firecrestspawner import address
+from firecrestspawner import cluster as module
 from firecrestspawner.client import JobRequest, System
 from firecrestspawner.cluster import Cluster, NodesUnknown, own_addresses, resolve
 from firecrestspawner.errors import (
@@ -99,7 +101,7 @@ LOST: Callable[[], FirecRESTError] = lambda: Unwell("later", ambiguous=True)  # 
 
 
 async def test_a_submit_returns_the_jobs_id(cluster: Cluster, api: Api) -> None:
-    assert await cluster.submit(TOKEN, "alice", REQUEST, set()) == "7"
+    assert await cluster.submit(TOKEN, REQUEST, set()) == "7"
     assert api.calls == ["submit"]
 
 
@@ -108,51 +110,108 @@ async def test_a_lost_answer_leads_to_a_look_and_never_to_a_second_submit(
 ) -> None:
     """R3."""
     api.submit_answer, api.list_answer = LOST(), [job("8", state=JobState.PENDING)]
-    assert await cluster.submit(TOKEN, "alice", REQUEST, set()) == "8"
+    assert await cluster.submit(TOKEN, REQUEST, set()) == "8"
     assert api.calls == ["submit", "list"]
 
 
-async def test_only_a_job_not_known_before_can_be_the_lost_one(cluster: Cluster, api: Api) -> None:
-    """R3: neither a running server's, nor an ended spawn's, nor a finished one."""
-    cluster.monitor.watch("5", "alice")
-    cluster.monitor.snapshot = {"6": job("6")}
-    api.submit_answer = LOST()
-    api.list_answer = [job("4"), job("5"), job("6"), job("9", state=JobState.CANCELLED)]
+@pytest.mark.parametrize(
+    "listed",
+    [
+        [job("4"), job("9", state=JobState.CANCELLED)],
+        [job("8"), job("9")],
+        [],
+        Unreachable("away"),
+    ],
+    ids=["known or over", "two", "none", "no list"],
+)
+async def test_only_the_one_new_job_can_be_the_lost_one(
+    cluster: Cluster, api: Api, listed: Any
+) -> None:
+    """R3: else it introduces itself; the first error is the one told."""
+    api.submit_answer, api.list_answer = LOST(), listed
     with pytest.raises(Unwell) as caught:
-        await cluster.submit(TOKEN, "alice", REQUEST, {"4"})
+        await cluster.submit(TOKEN, REQUEST, {"4"})
     assert caught.value.ambiguous
     assert api.calls == ["submit", "list"]
+
+
+async def test_where_nobody_knows_what_was_there_before_nothing_is_adopted(
+    cluster: Cluster, api: Api
+) -> None:
+    """R3."""
+    api.submit_answer, api.list_answer = LOST(), [job("8")]
+    with pytest.raises(Unwell):
+        await cluster.submit(TOKEN, REQUEST, set(), adopt=False)
+    assert api.calls == ["submit"]
 
 
 async def test_an_answer_that_names_an_earlier_job_is_not_believed(
     cluster: Cluster, api: Api
 ) -> None:
     """R7, R10: a login shell may print the number of another of the user's jobs."""
-    cluster.monitor.watch("6", "alice")
     api.submit_answer = "6"
     api.list_answer = [job("6"), job("7", state=JobState.PENDING)]
-    assert await cluster.submit(TOKEN, "alice", REQUEST, set()) == "7"
+    assert await cluster.submit(TOKEN, REQUEST, {"6"}) == "7"
     api.list_answer = [job("6")]
     with pytest.raises(FirecRESTError) as caught:
-        await cluster.submit(TOKEN, "alice", REQUEST, set())
+        await cluster.submit(TOKEN, REQUEST, {"6"})
     assert caught.value.ambiguous
     assert "start-up files" in caught.value.message
     assert api.calls == ["submit", "list"] * 2
 
 
-async def test_when_the_look_fails_too_the_first_error_is_the_one_told(
-    cluster: Cluster, api: Api
-) -> None:
-    api.submit_answer, api.list_answer = LOST(), Unreachable("away")
-    with pytest.raises(Unwell):
-        await cluster.submit(TOKEN, "alice", REQUEST, set())
-
-
 async def test_a_clear_refusal_needs_no_look(cluster: Cluster, api: Api) -> None:
     api.submit_answer = Unreachable("away")
     with pytest.raises(Unreachable):
-        await cluster.submit(TOKEN, "alice", REQUEST, set())
+        await cluster.submit(TOKEN, REQUEST, set())
     assert api.calls == ["submit"]
+
+
+async def settle(cluster: Cluster, jobs: set[str], *ago: float, wanted: bool = True) -> Any:
+    now = time.time()
+    return await cluster.settle(TOKEN, jobs, [now - each for each in ago], wanted=lambda: wanted)
+
+
+async def test_without_lost_answers_there_is_nothing_to_ask(cluster: Cluster, api: Api) -> None:
+    """C2, R3: neither a running server's job, nor an ended one's, nor a listed one is new."""
+    cluster.monitor.watch("5", "alice")
+    cluster.monitor.snapshot = {"6": job("6")}
+    assert await settle(cluster, {"4"}) == ({"4", "5", "6"}, True)
+    assert api.calls == []
+
+
+async def test_a_lost_job_is_known_once_it_is_listed(
+    cluster: Cluster, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R3: also one that the monitor has listed already; but no job that has ended."""
+    monkeypatch.setattr(module, "SETTLING", 1000.0)
+    cluster.monitor.snapshot = {"6": job("6")}
+    api.list_answer = [job("4"), job("6")]
+    assert await asyncio.wait_for(settle(cluster, {"4"}, 1.0), 5) == ({"4", "6"}, True)
+    api.list_answer = [job("4"), job("6", state=JobState.COMPLETED)]
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(settle(cluster, {"4"}, 1.0), 0.1)
+
+
+async def test_a_lost_job_is_waited_for_only_as_long_as_it_may_appear(
+    cluster: Cluster, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R3, R8."""
+    monkeypatch.setattr(module, "SETTLING", 0.2)
+    api.list_answer = [job("4")]
+    assert await asyncio.wait_for(settle(cluster, {"4"}, 0.0), 5) == ({"4"}, True)
+    assert api.calls.count("list") >= 2
+    monkeypatch.setattr(module, "SETTLING", 1000.0)
+    assert await asyncio.wait_for(settle(cluster, {"4"}, 0.0, wanted=False), 5) == ({"4"}, True)
+    assert await asyncio.wait_for(settle(cluster, {"4"}, -5000.0), 5) == ({"4"}, True), (
+        "a clock set back"
+    )
+
+
+async def test_without_the_users_list_nobody_can_say(cluster: Cluster, api: Api) -> None:
+    """R3: the start goes on, and would adopt nothing."""
+    api.list_answer = Unreachable("away")
+    assert await settle(cluster, {"4"}, module.SETTLING + 1) == ({"4"}, False)
 
 
 async def test_the_submits_of_one_user_are_kept_apart_and_anothers_do_not_wait(
@@ -160,10 +219,13 @@ async def test_the_submits_of_one_user_are_kept_apart_and_anothers_do_not_wait(
 ) -> None:
     """R3, R9."""
     api.gate = asyncio.Event()
+
+    async def start(user: str, number: int) -> str:
+        async with cluster.turn(user):
+            return await cluster.submit(TOKEN, replace(REQUEST, name=f"{user}'s {number}"), set())
+
     starts = [
-        asyncio.ensure_future(
-            cluster.submit(TOKEN, user, replace(REQUEST, name=f"{user}'s {number}"), set())
-        )
+        asyncio.ensure_future(start(user, number))
         for user, number in (("alice", 1), ("alice", 2), ("bob", 1))
     ]
     await asyncio.wait(starts, timeout=0.05)

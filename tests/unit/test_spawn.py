@@ -15,7 +15,7 @@ from firecrestspawner.channel import Exiting, Hello, Line, Ready
 from firecrestspawner.errors import ChannelError
 from firecrestspawner.models import Secret
 from firecrestspawner.progress import Stage
-from firecrestspawner.spawn import TOMBSTONE_LIFE, Spawn, Tombstone
+from firecrestspawner.spawn import TOMBSTONE_LIFE, Spawn, Tombstone, earlier
 
 NONCE = "a" * 32
 API_TOKEN = "hub-api-token-0123456789"
@@ -203,7 +203,19 @@ def test_nothing_secret_is_outside_a_tombstones_seal() -> None:
 
 @pytest.mark.parametrize(
     "corrupt",
-    [without(name) for name in ("spawn_id", "job_id", "nonce", "ended", "until", "sealed")]
+    [
+        without(name)
+        for name in (
+            "spawn_id",
+            "job_id",
+            "system",
+            "submitted_at",
+            "nonce",
+            "ended",
+            "until",
+            "sealed",
+        )
+    ]
     + [inside("ticket"), inside("secret"), with_("until", "x"), with_("sealed", seal(b"[]"))],
 )
 def test_a_corrupted_tombstone_is_a_value_error(corrupt: Callable[[dict[str, Any]], None]) -> None:
@@ -259,3 +271,26 @@ async def test_a_tombstone_is_buried_by_its_jobs_goodbye() -> None:
     assert buried == []
     await stone.after(Exiting(one.id, 0, "done", None))
     assert buried == [one.id]
+
+
+# -- earlier starts -----------------------------------------------------------------------------
+
+
+def test_what_earlier_starts_have_left_is_read_from_what_is_stored() -> None:
+    """R3: of all the user's servers, on this system, each spawn once."""
+    running = spawn(job_id="1", submitted_at=1.0)
+    lost = spawn(submitted_at=2.0)
+    stopping = spawn(submitted_at=3.0)
+    waiting, this, elsewhere = spawn(), spawn(submitted_at=4.0), spawn(system="x", job_id="9")
+    stones = [one.tombstone("gone").to_state(seal) for one in (lost, stopping, elsewhere)]
+    states = [
+        {**running.to_state(seal), "tombstones": stones[:1]},
+        {**stopping.to_state(seal), "tombstones": stones[1:]},
+        waiting.to_state(seal),
+        this.to_state(seal),
+        {"tombstones": [spawn(job_id="2", submitted_at=5.0).tombstone("gone").to_state(seal)]},
+        {},
+    ]
+    jobs, unsettled = earlier(map(stored, states), "daint", besides=this.id)
+    assert jobs == {"1", "2"}
+    assert sorted(unsettled) == [2.0, 3.0]

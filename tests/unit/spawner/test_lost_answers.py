@@ -1,0 +1,168 @@
+"""What becomes of a start whose submit's answer was lost, and of the next one?"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from firecrestspawner import cluster
+from firecrestspawner.channel import Hello
+from firecrestspawner.errors import Unreachable, Unwell
+from firecrestspawner.models import JobState
+from tests.unit.spawner.scene import Api, Scene, job
+
+NONCE = "a" * 32
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "SETTLING", 0.3)
+
+
+def lost() -> Unwell:
+    return Unwell("It took too long.", ambiguous=True)
+
+
+async def submitted(scene: Scene, name: str = "") -> Any:
+    spawner = scene.spawner(name)
+    await spawner._submit_once(*await spawner._prepare())
+    return spawner.spawn
+
+
+async def start_and_fail(scene: Scene, name: str = "") -> Any:
+    """A start whose submit is ambiguous, and what the Hub does then. The spawn."""
+    spawner = scene.spawner(name)
+    with pytest.raises(Unwell):
+        await submitted(scene, name)
+    spawn = spawner.spawn
+    await spawner.stop()
+    spawner.clear_state()
+    spawner._save()
+    return spawn
+
+
+async def hello(scene: Scene, spawn: Any, job_id: str) -> str:
+    end = scene.switchboard.find(spawn.id)
+    end = end or scene.switchboard.look_up(spawn.id, scene.db, scene.users)
+    assert end is not None
+    message = Hello(spawn.id, spawn.line.ticket_secret, NONCE, job_id)
+    answer = await end.hear(message, {})
+    await end.after(message)
+    return answer["verdict"]
+
+
+@pytest.mark.parametrize("restart", [False, True], ids=["same Hub", "after a restart"])
+@pytest.mark.parametrize("second", ["", "other"], ids=["same server", "another server"])
+async def test_the_second_start_does_not_adopt_the_firsts_job(
+    scene: Scene, api: Api, restart: bool, second: str
+) -> None:
+    """R3, R7: both answers are lost. The first job appears late, the second is never made."""
+    api.submits = [lost(), lost()]
+    first = await start_and_fail(scene)
+    api.put(job("7"))
+    if restart:
+        scene.restart()
+    again = await start_and_fail(scene, second)
+    assert (first.job_id, again.job_id) == ("", "")
+    assert api.calls.count("submit") == 2
+    assert await hello(scene, first, "7") == "ended"
+
+
+async def test_the_second_start_finds_its_own_job_beside_the_firsts(scene: Scene, api: Api) -> None:
+    """R3."""
+    api.submits = [lost(), lost()]
+    first = await start_and_fail(scene)
+    api.put(job("7"))
+    submit = api.submit
+
+    async def made_all_the_same(*args: Any) -> str:
+        api.put(job("8"))
+        return await submit(*args)
+
+    api.submit = made_all_the_same  # type: ignore[method-assign, assignment]
+    spawn = await submitted(scene)
+    assert spawn.job_id == "8" and scene.state()["job_id"] == "8"
+    assert await hello(scene, first, "7") == "ended"
+    assert "tombstones" not in scene.state(), "the first is settled"
+
+
+async def test_a_second_start_waits_for_the_firsts_job_to_appear(
+    scene: Scene, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R3: a ticket whose submit is unsettled is not replaced by a second submit."""
+    monkeypatch.setattr(cluster, "SETTLING", 1000.0)
+    api.submits = [lost(), "8"]
+    await start_and_fail(scene)
+    start = asyncio.ensure_future(submitted(scene))
+    await asyncio.wait([start], timeout=0.3)
+    assert api.calls.count("submit") == 1
+    api.put(job("7"))
+    assert (await asyncio.wait_for(start, 10)).job_id == "8"
+
+
+async def test_a_start_that_waits_can_be_stopped_and_submits_nothing(
+    scene: Scene, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R7."""
+    monkeypatch.setattr(cluster, "SETTLING", 1000.0)
+    scene.config.FirecRESTSpawner.stop_patience = 20
+    api.submits = [lost()]
+    await start_and_fail(scene)
+    spawner = scene.spawner()
+    start = asyncio.ensure_future(spawner.start())
+    await asyncio.wait([start], timeout=0.3)
+    await asyncio.wait_for(spawner.stop(), 10)
+    with pytest.raises(Exception, match=r"The start was cancelled\."):
+        await start
+    assert api.calls.count("submit") == 1
+    assert len(scene.state()["tombstones"]) == 1, "the first one's"
+
+
+async def test_without_a_list_a_start_goes_on_and_adopts_nothing(scene: Scene, api: Api) -> None:
+    """R3: a poisoned list keeps nobody from starting."""
+    api.submits = [lost(), "8"]
+    await start_and_fail(scene)
+    api.list_error = Unreachable("away")
+    assert (await asyncio.wait_for(submitted(scene), 10)).job_id == "8"
+
+
+async def test_two_servers_that_start_at_once_do_not_wait_for_each_other(
+    scene: Scene, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R3: one that waits for its turn is not one whose answer was lost."""
+    monkeypatch.setattr(cluster, "SETTLING", 1000.0)
+    api.submits = ["7", "8"]
+    spawns = await asyncio.wait_for(asyncio.gather(submitted(scene), submitted(scene, "other")), 10)
+    assert {spawn.job_id for spawn in spawns} == {"7", "8"}
+    assert "list" not in api.calls
+
+
+async def test_a_late_refusal_of_an_old_start_leaves_the_new_one_alone(
+    scene: Scene, api: Api
+) -> None:
+    """R1."""
+    gate = asyncio.Event()
+    submit = api.submit
+
+    async def slow(*args: Any) -> str:
+        await gate.wait()
+        return await submit(*args)
+
+    api.submit = slow  # type: ignore[method-assign, assignment]
+    api.submits = [Unwell("busy"), "8"]
+    scene.config.FirecRESTSpawner.stop_patience = 0
+    spawner = scene.spawner()
+    old = asyncio.ensure_future(submitted(scene))
+    await asyncio.wait([old], timeout=0.1)
+    await spawner.stop()
+    spawner.clear_state()
+    new = asyncio.ensure_future(submitted(scene))
+    await asyncio.wait([new], timeout=0.1)
+    gate.set()
+    with pytest.raises(Unwell):
+        await old
+    assert (await new).job_id == "8" and spawner.spawn is await new
+    api.put(job("8", JobState.RUNNING))
+    assert await spawner.poll() is None
