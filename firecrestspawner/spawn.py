@@ -34,7 +34,8 @@ class Spawn:
     ``user`` is the cluster user (R10). ``address`` is numeric and has passed all checks; until then
     it is empty. ``environment`` and ``command`` are what the launcher is told at hello.
     ``submitted_at`` (Unix seconds) is 0 until the submit is sent, and anew the time at which its
-    answer was lost.
+    answer was lost. ``sealed`` is set when the secrets could not be opened: then it is kept as it
+    is, for the key may come back, and nothing the job says can be checked.
     """
 
     line: Line
@@ -52,6 +53,7 @@ class Spawn:
     exit_code: int | None = None
     exit_reason: str = ""
     told: bool = False
+    sealed: str = field(default="", repr=False)
 
     @property
     def id(self) -> str:
@@ -77,17 +79,16 @@ class Spawn:
             "port": self.port,
             "nonce": self.line.nonce,
             "ready": self.line.ready,
-            "sealed": seal(
-                _json(
-                    {
-                        "ticket": self.line.ticket_secret.reveal(),
-                        "secret": self.line.secret.reveal(),
-                        "api_token": self.api_token.reveal(),
-                        "environment": self.environment,
-                        "command": self.command,
-                    }
-                )
-            ),
+            "sealed": self.sealed or seal(_json(self._secrets())),
+        }
+
+    def _secrets(self) -> dict[str, Any]:
+        return {
+            "ticket": self.line.ticket_secret.reveal(),
+            "secret": self.line.secret.reveal(),
+            "api_token": self.api_token.reveal(),
+            "environment": self.environment,
+            "command": self.command,
         }
 
     @classmethod
@@ -95,29 +96,35 @@ class Spawn:
         """Raises ValueError when the state is not one of ours, or sealed with a lost key."""
         try:
             secrets = json.loads(unseal(state["sealed"]))
-            line = Line(
-                str(state["spawn_id"]),
-                Secret(secrets["ticket"]),
-                Secret(secrets["secret"]),
-                nonce=str(state["nonce"]),
-                ready=bool(state["ready"]),
-            )
-            spawn = cls(
+            line = _line(state, secrets["ticket"], secrets["secret"])
+            return cls(
                 line=line,
-                system=str(state["system"]),
-                user=str(state["user"]),
                 api_token=Secret(secrets["api_token"]),
                 environment=dict(secrets["environment"]),
                 command=list(secrets["command"]),
-                submitted_at=float(state["submitted_at"]),
-                job_id=str(state["job_id"]),
-                address=str(state["address"]),
-                port=int(state["port"]),
+                **_clear(state),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"the stored state lacks {error}") from None
-        spawn.stage = Stage.LISTENING if spawn.address else Stage.SUBMITTED
-        return spawn
+
+    @classmethod
+    def without_secrets(cls, state: Mapping[str, Any]) -> Spawn:
+        """What can be known of a spawn whose secrets cannot be opened: job, system, user, address.
+
+        Raises ValueError when the state is not one of ours.
+        """
+        nobodys = Line.new()  # so that no signature fits
+        try:
+            return cls(
+                line=_line(state, nobodys.ticket_secret.reveal(), nobodys.secret.reveal()),
+                api_token=Secret(""),
+                environment={},
+                command=[],
+                sealed=str(state["sealed"]),
+                **_clear(state),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the stored state lacks {error}") from None
 
     def tombstone(self, why: str) -> Tombstone:
         """End this spawn in the Hub's eyes, and keep the proof of it."""
@@ -172,14 +179,8 @@ class Tombstone:
         """Raises ValueError as Spawn.from_state does."""
         try:
             secrets = json.loads(unseal(state["sealed"]))
-            line = Line(
-                str(state["spawn_id"]),
-                Secret(secrets["ticket"]),
-                Secret(secrets["secret"]),
-                nonce=str(state["nonce"]),
-                ready=bool(state["ready"]),
-                ended=str(state["ended"]),
-            )
+            line = _line(state, secrets["ticket"], secrets["secret"])
+            line.ended = str(state["ended"])
             return cls(
                 line,
                 system=str(state["system"]),
@@ -189,6 +190,30 @@ class Tombstone:
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"the stored tombstone lacks {error}") from None
+
+
+def _line(state: Mapping[str, Any], ticket: str, secret: str) -> Line:
+    return Line(
+        str(state["spawn_id"]),
+        Secret(ticket),
+        Secret(secret),
+        nonce=str(state["nonce"]),
+        ready=bool(state["ready"]),
+    )
+
+
+def _clear(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a Spawn that are stored as they are."""
+    address = str(state["address"])
+    return {
+        "system": str(state["system"]),
+        "user": str(state["user"]),
+        "submitted_at": float(state["submitted_at"]),
+        "job_id": str(state["job_id"]),
+        "address": address,
+        "port": int(state["port"]),
+        "stage": Stage.LISTENING if address else Stage.SUBMITTED,
+    }
 
 
 def earlier(

@@ -20,6 +20,7 @@ from .client import JobRequest
 from .cluster import Cluster, Clusters, NodesUnknown, stranger
 from .config import SpawnerConfig
 from .errors import (
+    ChannelError,
     Error,
     FirecRESTError,
     JobEnded,
@@ -98,10 +99,8 @@ class FirecRESTSpawner(SpawnerConfig, Spawner):
                 self._raise_stone(stone)
         if "spawn_id" not in state:
             return
-        try:
-            self.spawn = Spawn.from_state(state, unseal)
-        except ValueError as error:
-            self.log.error("%s: the stored state cannot be used: %s", self._log_name, error)
+        self.spawn = self._restored(state)
+        if self.spawn is None:
             return
         for stone in self.tombstones:
             if stone.line.spawn_id == self.spawn.id:  # the Hub died in the middle of a stop
@@ -110,6 +109,17 @@ class FirecRESTSpawner(SpawnerConfig, Spawner):
         self._switchboard.plug(self.spawn.id, self)
         if self.spawn.job_id:
             self._observe(self.spawn)
+
+    def _restored(self, state: dict[str, Any]) -> Spawn | None:
+        """The spawn of a stored state. Without its secrets its job still runs, and counts (R1)."""
+        try:
+            return Spawn.from_state(state, unseal)
+        except ValueError as error:
+            self.log.error("%s: the stored state cannot be used: %s", self._log_name, error)
+        try:
+            return Spawn.without_secrets(state)
+        except ValueError:
+            return None
 
     def clear_state(self) -> None:
         """Forget the server; tombstones stay."""
@@ -328,6 +338,9 @@ class FirecRESTSpawner(SpawnerConfig, Spawner):
         spawn = self.spawn
         if spawn is None or spawn.id != message.spawn_id:
             return channel.unknown(message.spawn_id)
+        if spawn.sealed:
+            # Nobody can tell whether it is true; no status ends a job (R7).
+            raise ChannelError("The Hub has lost this job's secrets.", status=503)
         if isinstance(message, channel.Hello):
             return self._hear_hello(spawn, message)
         spawn.line.prove(raw)
@@ -432,7 +445,9 @@ class FirecRESTSpawner(SpawnerConfig, Spawner):
         cancelled = await self._cancel(spawn)
         if not now:
             await self._await_end(spawn, cancelled)
-        if await self.poll() is not None:
+        if spawn.sealed:
+            self._forget_sealed(spawn)
+        elif await self.poll() is not None:
             self._bury(spawn.id)
         else:
             stone.gone = self._bury
@@ -442,6 +457,19 @@ class FirecRESTSpawner(SpawnerConfig, Spawner):
                 self._log_name, spawn.job_id or "(number unknown)", spawn.system,
                 "is still" if spawn.job_id else "may be",
             )  # fmt: skip
+
+    def _forget_sealed(self, spawn: Spawn) -> None:
+        """End a spawn whose secrets are lost: no tombstone could prove anything to its job."""
+        self._bury(spawn.id)
+        # S10: the token itself is not known any more, but JupyterHub's note of it is.
+        for token in list(self.orm_spawner.user.api_tokens):
+            if token.note == f"Server at {self.server.base_url}":
+                self.user.db.delete(token)
+        self.user.db.commit()
+        self.log.warning(
+            "%s: job %s on %s cannot be told that it is not wanted; if the cancel failed, it ends "
+            "itself after unknown_patience", self._log_name, spawn.job_id, spawn.system,
+        )  # fmt: skip
 
     def _knows_job(self, spawn: Spawn) -> bool:
         """Whether the job's number is known, and is not that of somebody else's job (R10)."""
@@ -466,7 +494,8 @@ class FirecRESTSpawner(SpawnerConfig, Spawner):
         if self._watch is not None:
             self._watch.starting = True
         pause = 0.5
-        if not cancelled and not (spawn.line.nonce and self._knows_job(spawn)):
+        begun = spawn.line.nonce and not spawn.sealed
+        if not cancelled and not (begun and self._knows_job(spawn)):
             # It has not begun, so nothing will end it: it will introduce itself, or never was; or
             # it was over already; or its number is not known, so that nothing can be seen of it.
             await self._look(spawn)

@@ -134,6 +134,7 @@ class Scene:
         self.row = orm.User(name="alice")
         self.db.add_all([self.row, orm.OAuthClient(identifier="jupyterhub")])
         self.db.commit()
+        self.key = self.old_key = b""
         self.new_key()
         self._clusters: list[Clusters] = []
         self.restart()
@@ -152,10 +153,13 @@ class Scene:
         self.users = UserDict(self.factory, settings)
         self.user = self.users.add(self.row)
 
-    def new_key(self) -> None:
-        """Another JUPYTERHUB_CRYPT_KEY than before."""
+    def new_key(self) -> bytes:
+        """Another JUPYTERHUB_CRYPT_KEY than before. Returns the one before."""
+        before = self.key
+        self.key = os.urandom(32)
         CryptKeeper.clear_instance()
-        CryptKeeper.instance().keys = [os.urandom(32)]
+        CryptKeeper.instance().keys = [self.key]
+        return before
 
     def spawner(self, name: str = "") -> Any:
         """The spawner of one of alice's servers, with an API token as the Hub gives it."""
