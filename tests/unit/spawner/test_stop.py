@@ -79,3 +79,16 @@ async def test_a_job_whose_number_nobody_knows_may_be_there(
     with caplog.at_level(logging.WARNING):
         await scene.spawner().stop()
     assert "job (number unknown) on daint may be there" in caplog.text
+
+
+async def test_a_job_whose_number_is_somebody_elses_is_not_waited_for(patient: Scene) -> None:
+    """R10: what can be looked at is not the job that was started."""
+    spawner = await started(patient)
+    spawn = spawner.spawn
+    patient.api.put(job("5", JobState.RUNNING, user="bob"))
+    await spawner.hear(Hello(spawn.id, spawn.line.ticket_secret, NONCE, "5"), {})
+    await spawner._look(spawn)
+    began = time.monotonic()
+    await spawner.stop()
+    assert time.monotonic() - began < 10
+    assert not any(call.startswith("cancel") for call in patient.api.calls)
