@@ -10,7 +10,8 @@ import asyncio
 import logging
 import re
 import socket
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from . import address

@@ -7,18 +7,15 @@ user's token and looked at with the service account (S5).
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
-from jupyterhub.spawner import Spawner
 from traitlets import default
 
-from . import channel, options, script, submission
+from . import channel, options, submission
 from .client import JobRequest
-from .cluster import Cluster, Clusters, NodesUnknown, stranger
-from .config import SpawnerConfig
+from .cluster import Cluster, NodesUnknown, stranger
 from .errors import (
     ChannelError,
     Error,
@@ -26,125 +23,18 @@ from .errors import (
     JobEnded,
     ProviderUnavailable,
 )
-from .handlers import Switchboard
 from .models import Secret
-from .monitor import Watch
 from .progress import Stage, event, how_it_ended
 from .refusal import refuse
-from .service import ServiceAccount
-from .spawn import TOMBSTONES, Spawn, Tombstone, earlier
-from .vault import seal, unseal
+from .spawn import TOMBSTONES, Spawn, earlier
+from .stored import StoredSpawner
 
 #: Seconds between looks while something is awaited that no message announces.
 LOOK = 2.0
 
 
-class FirecRESTSpawner(SpawnerConfig, Spawner):
+class FirecRESTSpawner(StoredSpawner):
     """Runs single-user servers as jobs on clusters behind FirecREST v2."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        self.spawn: Spawn | None = None
-        self.tombstones: list[Tombstone] = []
-        self._watch: Watch | None = None
-        self._news = asyncio.Event()
-        self._submit: asyncio.Task[None] | None = None
-        super().__init__(**kwargs)
-
-    # -- what is shared by all spawners of the Hub -------------------------------------------
-
-    @property
-    def _switchboard(self) -> Switchboard:
-        return self.user.settings["firecrest_switchboard"]
-
-    def _cluster(self, system: str) -> Cluster:
-        settings = self.user.settings
-        if "firecrest_clusters" not in settings:
-            settings["firecrest_clusters"] = Clusters(
-                ServiceAccount(config=self.config), settings["firecrest_own_addresses"]
-            )
-        return settings["firecrest_clusters"].get(
-            self.firecrest_url,
-            system,
-            job_name=self._job_name(),
-            slow=float(max(self.poll_interval, 5)),
-        )
-
-    def _job_name(self) -> str:
-        if self.job_name:
-            return self.job_name
-        secret = self.user.settings["cookie_secret"]
-        return script.job_name(hashlib.sha256(b"firecrestspawner" + secret).hexdigest())
-
-    # -- state -------------------------------------------------------------------------------
-
-    def get_state(self) -> dict[str, Any]:
-        """What is stored in ``orm_spawner.state``; secrets are sealed."""
-        state = super().get_state()
-        if self.spawn is not None:
-            state.update(self.spawn.to_state(seal))
-        if self.tombstones:
-            state["tombstones"] = [stone.to_state(seal) for stone in self.tombstones]
-        return state
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Take up a server again after the Hub's restart, its api_token included (S10)."""
-        super().load_state(state)
-        for stored in state.get("tombstones") or ():
-            try:
-                stone = Tombstone.from_state(stored, unseal)
-            except ValueError as error:
-                self.log.warning("%s: a tombstone is lost: %s", self._log_name, error)
-                continue
-            if stone.until > time.time():
-                self._raise_stone(stone)
-        if "spawn_id" not in state:
-            return
-        self.spawn = self._restored(state)
-        if self.spawn is None:
-            return
-        for stone in self.tombstones:
-            if stone.line.spawn_id == self.spawn.id:  # the Hub died in the middle of a stop
-                self.spawn.line.ended = stone.line.ended
-        self.api_token = self.spawn.api_token.reveal()
-        self._switchboard.plug(self.spawn.id, self)
-        if self.spawn.job_id:
-            self._observe(self.spawn)
-
-    def _restored(self, state: dict[str, Any]) -> Spawn | None:
-        """The spawn of a stored state. Without its secrets its job still runs, and counts (R1)."""
-        try:
-            return Spawn.from_state(state, unseal)
-        except ValueError as error:
-            self.log.error("%s: the stored state cannot be used: %s", self._log_name, error)
-        try:
-            return Spawn.without_secrets(state)
-        except ValueError:
-            return None
-
-    def clear_state(self) -> None:
-        """Forget the server; tombstones stay."""
-        super().clear_state()
-        if self.spawn is not None:
-            if self._watch is not None:
-                self._cluster(self.spawn.system).monitor.unwatch(self._watch)
-            if self._switchboard.find(self.spawn.id) is self:
-                self._switchboard.unplug(self.spawn.id)
-        self.spawn = None
-        self._watch = None
-
-    def _save(self) -> None:
-        """Commit the state now: the Hub itself does so only after start() returned (R2)."""
-        self.orm_spawner.state = self.get_state()
-        self.user.db.commit()
-
-    def _observe(self, spawn: Spawn) -> Watch:
-        monitor = self._cluster(spawn.system).monitor
-        if self._watch is not None:
-            monitor.unwatch(self._watch)
-        self._watch = monitor.watch(spawn.job_id, spawn.user)
-        self._watch.starting = not spawn.address
-        self._watch.changed = self._news
-        return self._watch
 
     # -- options -----------------------------------------------------------------------------
 
@@ -515,18 +405,3 @@ class FirecRESTSpawner(SpawnerConfig, Spawner):
             await self._cluster(spawn.system).monitor.confirm(self._watch)
         except Error as error:
             self.log.info("%s: after the cancel: %s", self._log_name, error.detail)
-
-    def _raise_stone(self, stone: Tombstone) -> None:
-        stone.gone = self._bury
-        self.tombstones.append(stone)
-        self._switchboard.plug(stone.line.spawn_id, stone)
-
-    def _bury(self, spawn_id: str) -> None:
-        """A tombstone's job is gone. Works on the stored state: this object may be a former one."""
-        self.tombstones = [s for s in self.tombstones if s.line.spawn_id != spawn_id]
-        self._switchboard.unplug(spawn_id)
-        state = dict(self.orm_spawner.state or {})
-        stored = state.pop("tombstones", None) or ()
-        left = [stone for stone in stored if stone["spawn_id"] != spawn_id]
-        self.orm_spawner.state = {**state, "tombstones": left} if left else state
-        self.user.db.commit()

@@ -29,6 +29,7 @@ def test_an_ended_session_is_begun_again_from_the_page_that_says_so(site: Site, 
     issuer and back to the same page, where a start works again."""
     window.open_login()
     window.log_in("alice")
+    window.fill_in(Partition="", Run_time="")  # an earlier test's choice is remembered
     window.start()
     window.land_in_lab()
     window.open("/hub/home")

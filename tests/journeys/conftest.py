@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from firecrestspawner.demo.issuer_accounts import DEFAULT_USERS
 from tests.journeys.person import Person
 from tests.journeys.site import Site, eventually
 
@@ -70,8 +71,8 @@ def shared_site() -> Iterator[SharedSite]:
 
 @pytest.fixture
 def site(shared_site: SharedSite, request: pytest.FixtureRequest) -> Iterator[Site]:
-    """The shared site. What a test changes (faults, lifetimes, the queue) is set right after it;
-    servers it has to stop itself."""
+    """The shared site. What a test changes (faults, lifetimes, queue, sessions at the issuer) is
+    set right after it; servers it has to stop itself."""
     site = shared_site.get()
     request.node.stash[SITES] = [site]
     lifetime = site.issuer.lifetimes.access_token
@@ -83,6 +84,8 @@ def site(shared_site: SharedSite, request: pytest.FixtureRequest) -> Iterator[Si
             site.issuer.faults.clear()
             site.issuer.lifetimes.access_token = lifetime
             site.executor.release()
+            for user in DEFAULT_USERS:
+                site.issuer.end_session(user.name)
             eventually(lambda: not site.remains(), what=f"gone are {site.remains()}")
             whole = True
     finally:
