@@ -6,7 +6,7 @@ import argparse
 import os
 import platform
 
-from benchmarks import launcher, spawn
+from benchmarks import launcher, spawn, tokens
 
 
 def main() -> int:
@@ -17,6 +17,8 @@ def main() -> int:
     launcher.run(rounds)
     print()
     spawn.run(rounds)
+    print()
+    tokens.run(rounds)
     return 0
 
 

@@ -14,6 +14,7 @@ from .errors import LoginRequired, PermissionDenied, ProviderUnavailable
 from .models import TokenSet
 from .oauth import LOGIN_REQUIRED, UNAVAILABLE
 from .oidc import Provider
+from .shared import Turnstile
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -142,6 +143,7 @@ class TokenStore:
         self._provider = provider
         self._vault_of = vault_of
         self._revise = revise
+        self._turnstile = Turnstile()
         # Both hold only what is under way.
         self._turns: dict[str, _Turn] = {}
         self._flights: set[asyncio.Task[Any]] = set()
@@ -297,6 +299,7 @@ class TokenStore:
     ) -> TokenSet | None:
         """Refresh and save; None when what is stored has changed meanwhile."""
         try:
+            await self._turnstile.pass_through()
             fresh = await self._provider.refresh(tokens)
         except LoginRequired as error:
             if tokens.refresh_token is None:
@@ -308,6 +311,7 @@ class TokenStore:
         if self._revise is None:
             state.pop("denied", None)
         sealed = await vault.seal(state)
+        await self._turnstile.pass_through()
         if not vault.swap(stored, sealed):
             return None
         if self._revise is None:

@@ -7,6 +7,7 @@ import json
 import logging
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from firecrestspawner.errors import (
     LoginRequired,
     ProviderUnavailable,
 )
-from firecrestspawner.models import Secret
+from firecrestspawner.models import Secret, TokenSet
 from firecrestspawner.oauth import TokenClient
 from firecrestspawner.oidc import Provider
 from firecrestspawner.tokens import TokenStore
@@ -54,6 +55,46 @@ async def test_fifty_who_need_a_token_make_one_request(
     got = await asyncio.gather(*(store.get(vault) for _ in range(50)))
     assert refreshes(issuer) == 1
     assert {tokens.access_token.reveal() for tokens in got} == {vault.tokens.access_token.reveal()}
+
+
+async def test_a_hub_full_of_users_leaves_the_loop_to_others_between_them(issuer: Issuer) -> None:
+    """R8: neither the requests of many nor their commits come in one round of the loop."""
+    rounds = 0
+    asked: list[int] = []
+    saved: list[int] = []
+
+    all_asked = asyncio.Event()
+
+    class AllAtOnce:
+        async def refresh(self, tokens: TokenSet) -> TokenSet:
+            asked.append(rounds)
+            if len(asked) == 50:
+                all_asked.set()
+            await all_asked.wait()
+            return replace(tokens, expires_at=time.time() + 300)
+
+    class Noting(MemoryVault):
+        def swap(self, old: bytes | None, new: bytes | None) -> bool:
+            saved.append(rounds)
+            return super().swap(old, new)
+
+    async def count() -> None:
+        nonlocal rounds
+        while True:
+            rounds += 1
+            await asyncio.sleep(0)
+
+    answer = issuer.log_in("alice")
+    vaults = [Noting(answer) for _ in range(50)]
+    for number, vault in enumerate(vaults):
+        vault.name = f"user-{number}"
+    provider: Any = AllAtOnce()
+    store = TokenStore(provider, lambda vault: vault)
+    counting = asyncio.ensure_future(count())
+    await asyncio.gather(*(store.get(vault) for vault in vaults))
+    counting.cancel()
+    for noted in (asked, saved):
+        assert len(noted) == len(set(noted)) == 50
 
 
 async def test_fifty_who_need_more_than_the_issuer_gives_make_one_request(
