@@ -332,6 +332,12 @@ def _answered(what: str, response: httpx.Response | None, write: bool) -> FirecR
         if message.startswith("System"):
             return NotFound("The cluster's API does not know this system.", detail=detail)
         return NotFound("The cluster's API found nothing by that name.", detail=detail)
+    if status == 500 and _NO_KEY in response.text:
+        return Forbidden(
+            "FirecREST cannot log in to the cluster as you: it has no SSH key of yours. Please ask "
+            "the centre's support how your account gets one.",
+            detail=f"{detail} ({_NO_KEY})",
+        )
     if status in (408, 424, 429) or status >= 500:
         return Unwell(
             f"{_TROUBLE.get(status, 'The cluster has a problem')} (HTTP {status}). "
@@ -346,6 +352,9 @@ def _answered(what: str, response: httpx.Response | None, write: bool) -> FirecR
         ambiguous=False,
     )
 
+
+#: FirecREST's ``causedBy`` when it knows no way to be the user on the system.
+_NO_KEY = "No SSH credentials found"
 
 _TROUBLE = {
     408: "The cluster took too long to answer",

@@ -155,6 +155,19 @@ async def test_an_unknown_system_is_said_to_be_unknown(site: Site, firecrest: Fi
     assert "does not know this system" in error.message and not error.ambiguous
 
 
+async def test_who_has_no_ssh_key_at_firecrest_is_told_so(site: Site, firecrest: FirecREST) -> None:
+    """R3: nothing was run. The answer is that of shared/firecrest: auth_user_without_ssh_key."""
+    body = {
+        "errorType": "error",
+        "message": "Error executing Slurm command.",
+        "causedBy": ["No SSH credentials found for user:eve"],
+    }
+    site.standin.faults.set("submit", status=500, body=body)
+    error = await failure(firecrest.submit(site.alice, "demo", REQUEST), Forbidden)
+    assert "no SSH key of yours" in error.message and not error.ambiguous
+    assert "eve" not in error.detail
+
+
 async def test_no_such_job_is_not_found(site: Site, firecrest: FirecREST) -> None:
     await failure(firecrest.job(site.service, "demo", "987654"), NotFound)
 
