@@ -2,7 +2,8 @@
 
 JupyterHub 6.0 has SpawnException, which is logged in one line. Its pages, like those of 5.x, show
 an exception's ``jupyterhub_message``: of an exception without one the spawn form and the progress
-show ``str()``, which is what is meant for the log, and the page of a failed start shows nothing.
+show ``str()``, and the page of a failed start shows nothing. The REST API of 5.x shows what the log
+does (APIHandler.write_error), so that there the log's line is written here.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ def refuse(error: Error, spawner: Any) -> Exception:
     server's spawn page; the Hub logs one line with ``error.detail``.
     """
     refusal = _exception(error)
+    if SpawnException is None:
+        spawner.log.warning("%s: not started: %s", spawner._log_name, error.detail)
     # JupyterHub 5.4 reads them of every HTTPError (SpawnHandler.post); tornado's has none.
     refusal.headers = {}
     refusal.jupyterhub_message = error.message
@@ -62,7 +65,8 @@ def _exception(error: Error) -> Any:
     if SpawnException is None:
         return HTTPError(
             error.status,
-            error.detail.replace("%", "%%"),
+            "%s",
+            error.message,
             reason=responses.get(error.status, error.reason),
         )
     return SpawnException(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import html
+import logging
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from firecrestspawner import refusal
 from firecrestspawner.errors import LoginRequired, OptionsError, ProviderUnavailable
 from firecrestspawner.oauth import LOGIN_REQUIRED
 from firecrestspawner.refusal import LINKED, refuse
@@ -20,6 +22,8 @@ def spawner(viewer: str | None = "alice", name: str = "", user: str = "alice") -
         hub=SimpleNamespace(base_url="/jupyter/hub/"),
         user=SimpleNamespace(name=user, escaped_name=user.replace("@", "%40")),
         name=name,
+        log=logging.getLogger("hub"),
+        _log_name=user,
     )
 
 
@@ -47,3 +51,13 @@ def test_whoever_starts_anothers_server_gets_none(viewer: str | None) -> None:
 def test_other_refusals_have_no_link_and_no_markup_of_others() -> None:
     for error in (ProviderUnavailable("Away. Log in again?"), OptionsError("<b>Log in again</b>")):
         assert shown(refuse(error, spawner())) == html.escape(error.message)
+
+
+def test_users_read_the_sentence_and_the_log_has_the_detail(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """S9: by JupyterHub 5.4's REST API, too, which shows what an exception has for the log."""
+    monkeypatch.setattr(refusal, "SpawnException", None)
+    problem: Any = refuse(ProviderUnavailable("Away, 100 %.", detail="ConnectError"), spawner())
+    assert problem.log_message % problem.args == "Away, 100 %."
+    assert caplog.messages == ["alice: not started: ConnectError"]
