@@ -18,10 +18,11 @@ from . import address
 from .client import FirecREST, JobRequest, System, as_service
 from .errors import AddressRefused, BadAnswer, Error, FirecRESTError, OptionsError
 from .models import Job, Secret
-from .monitor import JobMonitor, Watch
+from .monitor import JobMonitor
 from .service import ServiceAccount
 from .shared import Shared
 from .shutdown import at_shutdown
+from .watch import Watch
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from . import script
 from .cluster import Cluster, Clusters
 from .config import SpawnerConfig
 from .handlers import Switchboard
-from .monitor import Watch
 from .service import ServiceAccount
 from .spawn import Spawn, Tombstone
 from .vault import seal, unseal
+from .watch import Watch
 
 
 class StoredSpawner(SpawnerConfig, Spawner):

@@ -16,7 +16,8 @@ from firecrestspawner.errors import (
     Unwell,
 )
 from firecrestspawner.models import Job, JobState, Secret
-from firecrestspawner.monitor import JobMonitor, Watch
+from firecrestspawner.monitor import JobMonitor
+from firecrestspawner.watch import Watch
 
 NAME = "jhub-0123456789"
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from firecrestspawner import monitor
+from firecrestspawner import watch as rules
 from firecrestspawner.errors import (
     BadAnswer,
     FirecRESTError,
@@ -44,7 +44,7 @@ async def test_a_job_of_another_name_is_a_stranger_once_its_name_has_had_time_to
     watch = scene.watch("7")
     await scene.ticks(3, apart=2)
     assert not watch.stranger and watch.confirmed is None
-    await scene.ticks(3, apart=monitor.PLACEHOLDER_SECONDS)
+    await scene.ticks(3, apart=rules.PLACEHOLDER_SECONDS)
     assert watch.stranger
 
 
