@@ -1,13 +1,14 @@
-"""What a job, its state, a token set and a secret are."""
+"""What a job, a token set and a secret are."""
 
 from __future__ import annotations
 
-import enum
 import hmac
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
+
+from .states import JobState as JobState  # whoever reads a job reads its state
 
 #: Jobs' free-text fields are cut to this many characters wherever they are kept or shown.
 TEXT_LIMIT = 300
@@ -45,97 +46,6 @@ class Secret:
 
     def __reduce__(self) -> Any:
         raise TypeError("a Secret is not pickled")
-
-
-class JobState(enum.Enum):
-    """A job's state as the Hub needs to tell states apart."""
-
-    PENDING = "pending"
-    RUNNING = "running"
-    SUSPENDED = "suspended"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    TIMEOUT = "timeout"
-    NODE_FAIL = "node failure"
-    OUT_OF_MEMORY = "out of memory"
-    PREEMPTED = "preempted"
-    UNKNOWN = "unknown"
-
-    @property
-    def terminal(self) -> bool:
-        """True when a job in this state will not run again."""
-        return self in _TERMINAL
-
-    @classmethod
-    def parse(cls, text: str) -> JobState:
-        """Map a scheduler's state string, e.g. ``"CANCELLED by 1001"`` or ``"RUNNING,COMPLETING"``.
-
-        Of several states the first that is not a mere flag decides. What is not in the table is
-        UNKNOWN, which is alive.
-        """
-        for word in text.replace(",", " ").replace("+", " ").replace("|", " ").split():
-            state = _STATES.get(word.upper())
-            if state is not None:
-                return state
-        return cls.UNKNOWN
-
-
-_TERMINAL = frozenset(
-    {
-        JobState.COMPLETED,
-        JobState.FAILED,
-        JobState.CANCELLED,
-        JobState.TIMEOUT,
-        JobState.NODE_FAIL,
-        JobState.OUT_OF_MEMORY,
-        JobState.PREEMPTED,
-    }
-)
-
-# "JOB STATE CODES" of https://slurm.schedmd.com/squeue.html and sacct.html, and the job_state
-# attribute of the PBS Professional Reference Guide (one letter). COMPLETING still holds its nodes.
-_STATES = {
-    "PENDING": JobState.PENDING,
-    "PD": JobState.PENDING,
-    "CONFIGURING": JobState.PENDING,
-    "REQUEUED": JobState.PENDING,
-    "REQUEUE_HOLD": JobState.PENDING,
-    "REQUEUE_FED": JobState.PENDING,
-    "RESV_DEL_HOLD": JobState.PENDING,
-    "SPECIAL_EXIT": JobState.PENDING,
-    "RUNNING": JobState.RUNNING,
-    "COMPLETING": JobState.RUNNING,
-    "RESIZING": JobState.RUNNING,
-    "SIGNALING": JobState.RUNNING,
-    "STAGE_OUT": JobState.RUNNING,
-    "SUSPENDED": JobState.SUSPENDED,
-    "STOPPED": JobState.SUSPENDED,
-    "COMPLETED": JobState.COMPLETED,
-    "FAILED": JobState.FAILED,
-    "BOOT_FAIL": JobState.FAILED,
-    "LAUNCH_FAILED": JobState.FAILED,
-    "RECONFIG_FAIL": JobState.FAILED,
-    "CANCELLED": JobState.CANCELLED,
-    "REVOKED": JobState.CANCELLED,
-    "TIMEOUT": JobState.TIMEOUT,
-    "DEADLINE": JobState.TIMEOUT,
-    "NODE_FAIL": JobState.NODE_FAIL,
-    "OUT_OF_MEMORY": JobState.OUT_OF_MEMORY,
-    "PREEMPTED": JobState.PREEMPTED,
-    "Q": JobState.PENDING,
-    "H": JobState.PENDING,
-    "W": JobState.PENDING,
-    "T": JobState.PENDING,
-    "R": JobState.RUNNING,
-    "E": JobState.RUNNING,
-    "B": JobState.RUNNING,
-    "S": JobState.SUSPENDED,
-    "U": JobState.SUSPENDED,
-    "F": JobState.COMPLETED,
-    "C": JobState.COMPLETED,
-    "X": JobState.COMPLETED,
-}
 
 
 @dataclass(frozen=True)
