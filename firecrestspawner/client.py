@@ -32,8 +32,9 @@ from .errors import (
     Unreachable,
     Unwell,
 )
-from .models import Job, Secret
+from .models import Job, Listing, Secret
 from .service import ServiceAccount
+from .slices import elements
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -156,42 +157,46 @@ class FirecREST:
             lambda: self.client.job_info(_name(system), _job_id(job_id)),
             retry=True,
         )
-        for job in _read(jobs, Job.from_api):
+        found = _read(jobs, Job.from_api)
+        for job in found:
             if job.id == job_id:
                 return job
-        raise NotFound(
-            f"The system {system} does not know the job {job_id}.",
-            detail=f"the answer about job {job_id} on {system} does not hold it",
-        )
+        detail = f"the answer about job {job_id} on {system} does not hold it"
+        if found:
+            # Of an array job Slurm shows the tasks, under ids of their own: nothing is proven.
+            raise BadAnswer(UNREADABLE, detail=detail)
+        raise NotFound(f"The system {system} does not know the job {job_id}.", detail=detail)
 
     async def jobs(
         self, token: Secret, system: str, *, name: str, all_users: bool, window: str | None = None
-    ) -> list[Job]:
+    ) -> Listing:
         """The jobs called ``name``: all users', or the token owner's.
 
-        Servers before 2.6 ignore ``name`` silently, so it is applied to the answer too.
+        ``window`` is how far back the list goes for jobs that have ended: ``1h``, ``8h``, ``24h``
+        (the API's default), ``3d`` or ``7d``; those that have not are always in it. Servers before
+        2.6 ignore name and window silently, so the name is applied to the answer too.
         """
-        rows = await self._call(
+        return await self._call(
             token, f"jobs on {system}", lambda: self._list(_name(system), name, all_users, window)
         )
-        if not isinstance(rows, list):
-            _garbage()
-        jobs = []
-        for row in rows:
-            try:
-                job = Job.from_api(row)
-            except ValueError:
-                continue  # one odd row must not hide the others
-            if job.name == name:
-                jobs.append(job)
-        return jobs
 
-    async def _list(self, system: str, name: str, all_users: bool, window: str | None) -> Any:
+    async def _list(self, system: str, name: str, all_users: bool, window: str | None) -> Listing:
         # Not job_info(): that refuses the filters for versions which merely ignore them, and the
         # version changes under a running Hub.
         params = {"allusers": all_users, "name": name, "time_window": window}
         answer = await self.client._get_request(f"/compute/{system}/jobs", params=params)
-        return self.client._check_response(answer, 200)["jobs"] or []
+        self.client._check_response(answer, 200, return_json=False)
+        jobs, others = [], 0
+        async for row in elements(answer.text, "jobs"):
+            given = row.get("name") if isinstance(row, dict) else None
+            if given == name:
+                try:
+                    jobs.append(Job.from_api(row))
+                except ValueError:
+                    continue  # one odd row must not hide the others
+            elif isinstance(given, str) and given.lower() != name.lower():
+                others += 1  # a filtering database has no regard to case
+        return Listing(jobs, others)
 
     async def submit(self, token: Secret, system: str, request: JobRequest) -> str:
         """Submit once, without a retry, and return the job id the server printed.

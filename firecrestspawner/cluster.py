@@ -158,12 +158,13 @@ class Cluster:
     async def _own_jobs(self, token: Secret) -> list[Job] | None:
         """The user's jobs of this Hub; None when FirecREST does not say."""
         try:
-            return await self.firecrest.jobs(
+            listing = await self.firecrest.jobs(
                 token, self.name, name=self.monitor.name, all_users=False, window="1h"
             )
         except FirecRESTError as error:
             log.info("A user's own jobs on %s: %s", self.name, error.detail)
             return None
+        return listing.jobs
 
     async def locate(
         self,

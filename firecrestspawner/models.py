@@ -116,6 +116,21 @@ class Job:
         return self.exit_code or (128 + self.signal if self.signal else 1)
 
 
+@dataclass(frozen=True)
+class Listing:
+    """A list of jobs: those of the name that was asked for, and how many ``others`` came along.
+
+    Others mean that the server does not filter by name, as FirecREST 2.5.6 does not.
+    """
+
+    jobs: list[Job]
+    others: int = 0
+
+    @property
+    def rows(self) -> int:
+        return len(self.jobs) + self.others
+
+
 def _text(value: Any, *, limit: int = TEXT_LIMIT) -> str:
     if value is None:
         return ""

@@ -108,7 +108,7 @@ class JobMonitor:
     async def tick(self) -> None:
         """One look: the list, then by id what it makes worth asking."""
         try:
-            jobs = await as_service(
+            listing = await as_service(
                 self.account,
                 lambda token: self.firecrest.jobs(
                     token, self.system, name=self.name, all_users=True
@@ -118,7 +118,7 @@ class JobMonitor:
             log.warning("The list of jobs on %s: %s; asking by id", self.system, error.detail)
             await self._by_id(list(self.watches))
             return
-        self.snapshot = {job.id: job for job in jobs}
+        self.snapshot = {job.id: job for job in listing.jobs}
         self.snapshot_at = self.clock()
         if any(self._theirs(watch) for watch in self.watches):
             self._sees_others_at = self.snapshot_at

@@ -12,6 +12,7 @@ table, and every flag that does not say that the job is over, is alive.
 from __future__ import annotations
 
 import enum
+import functools
 import re
 
 
@@ -50,16 +51,21 @@ class JobState(enum.Enum):
         Of several words the state decides, but for two kinds of flags: whatever has ended and is
         put back into the queue waits there, and what is still being cleaned up is not gone yet.
         """
-        words = re.split(r"[\s,+|]+", text.upper())
-        if not _REQUEUE.isdisjoint(words):
-            return cls.PENDING
-        states = [_STATES[word] for word in words if word in _STATES]
-        if not states:
-            # squeue and sacct print a flag that they know instead of the state.
-            return next((_FLAGS[word] for word in words if word in _FLAGS), cls.UNKNOWN)
-        if states[0].terminal and "COMPLETING" in words:
-            return cls.RUNNING
-        return states[0]
+        return _parsed(text)
+
+
+@functools.lru_cache(maxsize=256)  # ten thousand rows have a handful of states
+def _parsed(text: str) -> JobState:
+    words = re.split(r"[\s,+|]+", text.upper())
+    if not _REQUEUE.isdisjoint(words):
+        return JobState.PENDING
+    states = [_STATES[word] for word in words if word in _STATES]
+    if not states:
+        # squeue and sacct print a flag that they know instead of the state.
+        return next((_FLAGS[word] for word in words if word in _FLAGS), JobState.UNKNOWN)
+    if states[0].terminal and "COMPLETING" in words:
+        return JobState.RUNNING
+    return states[0]
 
 
 _TERMINAL = frozenset(

@@ -21,7 +21,7 @@ from firecrestspawner.errors import (
     Unreachable,
     Unwell,
 )
-from firecrestspawner.models import Job, JobState, Secret
+from firecrestspawner.models import Job, JobState, Listing, Secret
 from firecrestspawner.monitor import JobMonitor
 from firecrestspawner.shared import Shared
 
@@ -62,9 +62,9 @@ class Api:
         self.under_way.remove(request.name)
         return _give(self.submit_answer)
 
-    async def jobs(self, token: Secret, system: str, **kwargs: Any) -> list[Job]:
+    async def jobs(self, token: Secret, system: str, **kwargs: Any) -> Listing:
         self.calls.append("list")
-        return _give(self.list_answer)
+        return Listing(_give(self.list_answer))
 
     async def job(self, token: Secret, system: str, job_id: str) -> Job:
         self.calls.append("job")

@@ -9,6 +9,7 @@ import pytest
 
 from firecrestspawner.client import FirecREST, JobRequest
 from firecrestspawner.errors import (
+    BadAnswer,
     BadRequest,
     FirecRESTError,
     Forbidden,
@@ -27,7 +28,7 @@ async def test_a_job_is_submitted_seen_and_cancelled(site: Site, firecrest: Fire
     job = await firecrest.job(site.service, "demo", job_id)
     assert (job.id, job.user, job.name, job.state) == (job_id, "alice", "hub-x", JobState.PENDING)
     listed = await firecrest.jobs(site.service, "demo", name="hub-x", all_users=True)
-    assert job_id in [job.id for job in listed]
+    assert job_id in [job.id for job in listed.jobs]
     await firecrest.cancel(site.alice, "demo", job_id)
     assert (await firecrest.job(site.alice, "demo", job_id)).state is JobState.CANCELLED
 
@@ -55,16 +56,29 @@ async def test_nodes_come_with_the_addresses_known_for_them(
 async def test_the_name_filter_holds_on_servers_that_ignore_it(
     site: Site, firecrest: FirecREST
 ) -> None:
-    """FirecREST 2.5 lists every job of everybody, whatever the name."""
+    """FirecREST 2.5 lists every job of everybody, whatever the name; the answer tells."""
     site.executor.plant("bob", "another")
+    filtered = await firecrest.jobs(site.service, "demo", name="hub-x", all_users=True)
+    assert filtered.others == 0
     mine = await firecrest.submit(site.alice, "demo", REQUEST)
     site.standin.version = "2.5.6"
     try:
-        jobs = await firecrest.jobs(site.service, "demo", name="hub-x", all_users=True)
+        listing = await firecrest.jobs(site.service, "demo", name="hub-x", all_users=True)
     finally:
         site.standin.version = "2.x.x"
-    assert mine in [job.id for job in jobs]
-    assert {job.name for job in jobs} == {"hub-x"}
+    assert mine in [job.id for job in listing.jobs]
+    assert {job.name for job in listing.jobs} == {"hub-x"}
+    assert listing.others >= 1 and listing.rows == len(listing.jobs) + listing.others
+
+
+async def test_a_name_of_other_case_is_no_sign_of_an_ignored_filter(
+    site: Site, firecrest: FirecREST
+) -> None:
+    """The accounting database compares without regard to case."""
+    rows = [{"jobId": "5", "name": "HUB-X", "status": {"state": "RUNNING"}, "user": "bob"}]
+    site.standin.faults.set("list", status=200, body={"jobs": rows})
+    listing = await firecrest.jobs(site.service, "demo", name="hub-x", all_users=True)
+    assert (listing.jobs, listing.others) == ([], 0)
 
 
 async def test_users_share_the_client_and_not_their_tokens(
@@ -172,13 +186,14 @@ async def test_no_such_job_is_not_found(site: Site, firecrest: FirecREST) -> Non
     await failure(firecrest.job(site.service, "demo", "987654"), NotFound)
 
 
-async def test_an_answer_about_another_job_is_not_found(site: Site, firecrest: FirecREST) -> None:
-    """R10: what was not asked for is not taken for an answer."""
-    other = await firecrest.submit(site.alice, "demo", REQUEST)
-    row = site.executor.jobs("alice", other)[0]
-    body = {"jobs": [{"jobId": row.id, "name": row.name, "status": {"state": "FAILED"}}]}
+@pytest.mark.parametrize("suffix", ["7", "_1"], ids=["another job", "a task of an array"])
+async def test_an_answer_about_another_job_is_none(
+    site: Site, firecrest: FirecREST, suffix: str
+) -> None:
+    """R1, R10: what was not asked for is no answer, and no "not found" either."""
+    body = {"jobs": [{"jobId": f"12{suffix}", "name": "hub-x", "status": {"state": "FAILED"}}]}
     site.standin.faults.set("job", status=200, body=body)
-    await failure(firecrest.job(site.service, "demo", "1" + other), NotFound)
+    await failure(firecrest.job(site.service, "demo", "12"), BadAnswer)
 
 
 @pytest.mark.parametrize("name", ["../status", "a/b", "", "a b", "x" * 101, "demo?x=1"])

@@ -155,7 +155,7 @@ async def test_one_odd_row_does_not_hide_the_others(site: Site, firecrest: Firec
     rows: list[object] = [None, {"jobId": 4}, {"status": {}}, mine, "text"]
     site.standin.faults.set("list", status=200, body={"jobs": rows})
     jobs = await firecrest.jobs(site.service, "demo", name="hub-x", all_users=True)
-    assert [job.id for job in jobs] == ["5"]
+    assert [job.id for job in jobs.jobs] == ["5"]
 
 
 @pytest.mark.parametrize("body", [{"jobs": "x"}, {"jobs": {"a": 1}}, {}, []])

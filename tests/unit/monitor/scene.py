@@ -15,7 +15,7 @@ from firecrestspawner.errors import (
     Unreachable,
     Unwell,
 )
-from firecrestspawner.models import Job, JobState, Secret
+from firecrestspawner.models import Job, JobState, Listing, Secret
 from firecrestspawner.monitor import JobMonitor
 from firecrestspawner.watch import Watch
 
@@ -79,12 +79,12 @@ class Cluster:
 
     async def jobs(
         self, token: Secret, system: str, *, name: str, all_users: bool, window: str | None = None
-    ) -> list[Job]:
+    ) -> Listing:
         assert (system, name, all_users) == ("demo", NAME, True)
         await self._serve("list", token)
         if self.list_error is not None:
             raise self.list_error
-        return list(self.jobs_by_id.values() if self.listed is None else self.listed)
+        return Listing(list(self.jobs_by_id.values() if self.listed is None else self.listed))
 
     async def job(self, token: Secret, system: str, job_id: str) -> Job:
         assert system == "demo"

@@ -15,7 +15,7 @@ from firecrestspawner.client import JobRequest, System
 from firecrestspawner.cluster import Clusters
 from firecrestspawner.errors import Error, NotFound
 from firecrestspawner.handlers import Switchboard
-from firecrestspawner.models import Job, JobState, Secret, TokenSet
+from firecrestspawner.models import Job, JobState, Listing, Secret, TokenSet
 from firecrestspawner.service import ServiceAccount
 from firecrestspawner.spawner import FirecRESTSpawner
 
@@ -62,12 +62,12 @@ class Api:
 
     async def jobs(
         self, token: Secret, system: str, *, name: str, all_users: bool, window: str | None = None
-    ) -> list[Job]:
+    ) -> Listing:
         if not all_users:
             self.calls.append("list")
         if self.list_error is not None:
             raise self.list_error
-        return list(self.jobs_by_id.values())
+        return Listing(list(self.jobs_by_id.values()))
 
     async def job(self, token: Secret, system: str, job_id: str) -> Job:
         self.calls.append(f"job {job_id}")

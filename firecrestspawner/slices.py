@@ -1,0 +1,70 @@
+"""How is long work done on the event loop without holding up everybody else (R8)?"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+#: Seconds of work after which the loop is left to others.
+SLICE = 0.005
+
+_SEPARATOR = re.compile(r"[ \t\n\r]*([,\]])[ \t\n\r]*")
+_DECODER = json.JSONDecoder()
+
+
+class Slices:
+    """Cuts a long piece of work: whoever calls :meth:`breathe` often enough stalls nobody."""
+
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+
+    async def breathe(self) -> None:
+        """Leave the loop to others if it was held for a slice."""
+        if time.perf_counter() - self._since >= SLICE:
+            await asyncio.sleep(0)
+            self._since = time.perf_counter()
+
+
+async def elements(text: str, key: str) -> AsyncIterator[Any]:
+    """The elements of the list in ``{"<key>": [...]}``, read from JSON in slices.
+
+    ``json.loads`` holds the loop, and every thread with it, for as long as it takes: a tenth of a
+    second for the 6 MB of 10,000 jobs. Raises ValueError, perhaps after some elements, for what is
+    no JSON or has no such list; ``null`` is an empty one.
+    """
+    slices = Slices()
+    begin = re.match(rf'\s*\{{\s*"{re.escape(key)}"\s*:\s*\[\s*', text)
+    if begin is None or text.startswith("]", begin.end()):
+        for element in _at_once(text, key):
+            yield element
+        return
+    at = begin.end()
+    while True:
+        element, at = _DECODER.raw_decode(text, at)
+        yield element
+        separator = _SEPARATOR.match(text, at)
+        if separator is None:
+            raise ValueError("the list is not well formed")
+        at = separator.end()
+        if separator[1] == "]":
+            break
+        await slices.breathe()
+    if text[at : at + 1] not in ("}", ","):
+        raise ValueError("the list does not end")
+
+
+def _at_once(text: str, key: str) -> list[Any]:
+    """Whatever else the answer may be: empty, another order of keys, or no list at all."""
+    answer = json.loads(text)
+    if not isinstance(answer, dict) or key not in answer:
+        raise ValueError(f"the answer holds no {key}")
+    found = answer[key]
+    if found is None:
+        return []
+    if not isinstance(found, list):
+        raise ValueError(f"{key} is no list")
+    return found

@@ -1,0 +1,72 @@
+"""Does long work leave the event loop to others, and is what it reads right?"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from firecrestspawner.slices import SLICE, elements
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=5,
+)
+
+
+async def read(text: str) -> list[Any]:
+    return [element async for element in elements(text, "jobs")]
+
+
+@given(jobs=st.lists(VALUES), indent=st.sampled_from([None, 0, 2]))
+def test_what_is_read_in_slices_is_what_json_says(jobs: list[Any], indent: int | None) -> None:
+    text = json.dumps({"jobs": jobs}, indent=indent)
+    assert asyncio.run(read(text)) == jobs
+
+
+@given(jobs=st.lists(VALUES, min_size=1), cut=st.integers(1, 1000))
+def test_an_answer_that_was_cut_off_is_an_error(jobs: list[Any], cut: int) -> None:
+    """R1: it is not a shorter list, from which absence could be read."""
+    text = json.dumps({"jobs": jobs})
+    with pytest.raises(ValueError):
+        asyncio.run(read(text[: -min(cut, len(text))]))
+
+
+@pytest.mark.parametrize(
+    ("text", "jobs"),
+    [
+        ('{"jobs": null}', []),
+        ('{"more": 1, "jobs": [1, 2]}', [1, 2]),
+        ('{"jobs": [1, 2], "more": 1}', [1, 2]),
+    ],
+)
+async def test_other_shapes_of_the_same_answer_are_read(text: str, jobs: list[int]) -> None:
+    assert await read(text) == jobs
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", "7", '{"jobs": 7}', '{"jobs": {}}', '{"jobs": [1 2]}', '{"jobs": [1]']
+)
+async def test_what_holds_no_list_is_an_error(text: str) -> None:
+    with pytest.raises(ValueError):
+        await read(text)
+
+
+async def test_others_come_in_between() -> None:
+    """R8: in the time of many slices, many times."""
+    text = json.dumps(
+        {"jobs": [{"jobId": str(number), "name": "x" * 500} for number in range(40_000)]}
+    )
+    reading = asyncio.ensure_future(read(text))
+    loop = asyncio.get_running_loop()
+    began, rounds = loop.time(), 0
+    while not reading.done():
+        await asyncio.sleep(0)
+        rounds += 1
+    assert len(reading.result()) == 40_000
+    assert rounds > 3 and (loop.time() - began) > 3 * SLICE, "it was read in one go"
