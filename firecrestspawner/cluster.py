@@ -227,14 +227,16 @@ class Clusters:
         self._loops: set[asyncio.Task[None]] = set()
         self._keeper: asyncio.Task[None] | None = None
 
-    def get(self, url: str, system: str, *, job_name: str, slow: float) -> Cluster:
+    def get(
+        self, url: str, system: str, *, job_name: str, slow: float, fast: float = 2.0
+    ) -> Cluster:
         """The cluster ``system`` behind ``url``; its monitor runs from now on."""
         key = (url.rstrip("/"), system)
         if key not in self._clusters:
             firecrest, systems = self._api(key[0])
-            monitor = JobMonitor(firecrest, system, self.account, job_name, slow=slow)
+            monitor = JobMonitor(firecrest, system, self.account, job_name, fast=fast, slow=slow)
             self._clusters[key] = Cluster(monitor, systems, self._own)
-            self._loops.add(asyncio.ensure_future(monitor.run()))
+            self._loops.add(asyncio.ensure_future(monitor.keep_running()))
             if self._keeper is None:
                 self._keeper = at_shutdown(self.aclose)
         return self._clusters[key]

@@ -6,7 +6,7 @@ import os
 import re
 from typing import Any
 
-from traitlets import Bool, Integer, List, TraitError, Tuple, Unicode, default, validate
+from traitlets import Bool, Float, Integer, List, TraitError, Tuple, Unicode, default, validate
 from traitlets.config import Configurable
 
 from . import address
@@ -148,6 +148,22 @@ class SpawnerConfig(Configurable):
             raise TraitError(
                 "FirecRESTSpawner.job_name: at most 15 letters, digits, '_' and '-' (schedulers' "
                 f"filters match it exactly): {proposal['value']!r}"
+            )
+        return proposal["value"]
+
+    fast_poll_interval = Float(
+        2.0,
+        help="Seconds between looks at a system's jobs while a server starts or stops, one request "
+        "for each system. With nothing new the looks become rarer, down to one in "
+        "``poll_interval`` seconds. A system that takes long to answer is looked at less often.",
+    ).tag(config=True)
+
+    @validate("fast_poll_interval")
+    def _fast_poll_interval_is_bearable(self, proposal: dict[str, Any]) -> float:
+        if not 1 <= proposal["value"] <= 600:
+            raise TraitError(
+                "FirecRESTSpawner.fast_poll_interval: 1 to 600 seconds, such as 2: "
+                f"{proposal['value']}"
             )
         return proposal["value"]
 

@@ -234,6 +234,8 @@ class FirecRESTSpawner(StoredSpawner):
         if isinstance(message, channel.Hello):
             return self._hear_hello(spawn, message)
         spawn.line.prove(raw)
+        if self._watch is not None:
+            self._watch.heard()
         if isinstance(message, channel.Exiting):
             spawn.exit_code, spawn.exit_reason = message.code, message.reason
             self.log.info("%s: the server ended: %s", self._log_name, message.reason)

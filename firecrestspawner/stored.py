@@ -58,7 +58,8 @@ class StoredSpawner(SpawnerConfig, Spawner):
             self.firecrest_url,
             system,
             job_name=self._job_name(),
-            slow=float(max(self.poll_interval, 5)),
+            fast=self.fast_poll_interval,
+            slow=max(float(self.poll_interval), 5.0, self.fast_poll_interval),
         )
 
     def _job_name(self) -> str:
@@ -133,7 +134,7 @@ class StoredSpawner(SpawnerConfig, Spawner):
         monitor = self._cluster(spawn.system).monitor
         if self._watch is not None:
             monitor.unwatch(self._watch)
-        self._watch = monitor.watch(spawn.job_id, spawn.user)
+        self._watch = monitor.watch(spawn.job_id, spawn.user, since=spawn.submitted_at)
         self._watch.starting = not spawn.address
         self._watch.changed = self._news
         return self._watch

@@ -23,33 +23,44 @@ ABSENT_SECONDS = 120.0
 PLACEHOLDER_SECONDS = 30.0
 #: A job that a list leaves out is asked for by id at most this often (seconds).
 MISSING_RECHECK = 30.0
-#: When rows keep announcing what the answers by id do not bear out, the pause doubles up to this.
+#: When lists keep announcing what the answers by id do not bear out, the pause doubles up to this.
 VAIN_RECHECK = 300.0
+#: A lost node or a preemption is an end only when it is still so after so many seconds: a scheduler
+#: that puts the job back into its queue does so within moments, once the accounting has caught up.
+REQUEUE_SECONDS = 120.0
+#: No clock or time zone is further off (seconds), and no scheduler comes back to a number sooner.
+A_DAY = 86_400.0
 
 
 @dataclass(eq=False)
 class Watch:
-    """One job the Hub cares about, and what is known of it. Times are seconds of one clock.
+    """One job the Hub cares about, and what is known of it.
 
-    ``name`` is the name that all of this Hub's jobs carry. ``confirmed`` is the last answer by id
-    whose user and name agreed; ``hint`` the last list row. ``stranger`` is true when a query by id
-    showed the number to be somebody else's job. ``vain`` counts the queries by id since the last
-    that told something new although a row had announced it. ``changed`` is set at all news.
+    ``name`` is the name that all of this Hub's jobs carry, ``since`` the time of the submit (Unix
+    seconds, 0 if unknown). ``confirmed`` is the last answer by id whose user and name agreed;
+    ``hint`` the last list row. ``stranger`` is true when a query by id showed the number to be
+    somebody else's job. ``began`` is when the job was seen to have begun (Unix seconds, the
+    cluster's). ``vain`` counts the queries by id since the last that told something new although a
+    list had announced it. ``changed`` is set at all news. All other times are of one clock.
     """
 
     job_id: str
     user: str
     name: str
+    since: float = 0.0
     starting: bool = True
     confirmed: Job | None = None
     hint: Job | None = None
     stranger: bool = False
+    began: int | None = None
+    lost_since: float | None = None
     disagrees_since: float | None = None
     absent_since: float | None = None
     absent_at: float = float("-inf")
     absent_answers: int = 0
     absent: bool = False
     asked_at: float = float("-inf")
+    news_at: float = float("-inf")
     vain: int = 0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -76,45 +87,102 @@ class Watch:
         """Whether user and name agree with what was submitted (R10)."""
         return job.belongs_to(self.user, self.name)
 
+    def _news(self, now: float) -> None:
+        self.news_at = now
+        self.changed.set()
+
+    # -- rows of a list ----------------------------------------------------------------------
+
     def listed(self, row: Job | None, now: float, fast: float) -> bool:
         """Note the job's row of a list, or that it has none.
 
         True when the job has to be asked for by id. ``fast`` is the shortest pause between lists.
         """
-        if row is None:
-            return now - self.asked_at > MISSING_RECHECK
+        if self.ended is not None:
+            return False
+        if row is None or self._is_former(row):
+            return now - self.asked_at >= max(MISSING_RECHECK, self._pause(MISSING_RECHECK))
         if self.is_ours(row) and row != self.hint:
             self.hint = row
-            self.changed.set()
-        known = self.confirmed
-        if known is None:
-            # A queued job leads to nothing yet; all else waits for the answer by id.
-            due = row.state is not JobState.PENDING or not self.is_ours(row)
-        else:
-            due = not known.state.terminal and (row.state, row.nodes) != (known.state, known.nodes)
-        return due and now - self.asked_at >= self._pause(fast)
+            self._news(now)
+        return self._announces(row) and now - self.asked_at >= self._pause(fast)
 
-    def _pause(self, fast: float) -> float:
+    def _announces(self, row: Job) -> bool:
+        """Whether a row says what only an answer by id may say."""
+        known = self.confirmed
+        if self.absent:
+            return True
+        if known is not None:
+            return (row.state, row.nodes) != (known.state, known.nodes)
+        if not self.is_ours(row) or self.disagrees_since is not None:
+            return True
+        if row.state is JobState.PENDING:
+            return False  # a queued job leads to nothing yet
+        # A server whose address was found before the Hub's restart has nothing to ask for.
+        return self.starting or row.state not in (JobState.RUNNING, JobState.SUSPENDED)
+
+    def _pause(self, least: float) -> float:
         """Seconds between two queries by id: forged rows must not cost one at each tick (C1)."""
         if not self.vain:
             return 0.0
-        return min(fast * 2.0 ** min(self.vain, 10), VAIN_RECHECK)
+        return min(least * 2.0 ** min(self.vain, 10), VAIN_RECHECK)
+
+    def bore_out(self, news: bool) -> None:
+        """A query by id that a list had led to was answered; did it tell anything new?"""
+        # "No such job" has to be heard several times before it means anything.
+        self.vain = 0 if news or self.absent_answers else self.vain + 1
+
+    # -- answers by id -----------------------------------------------------------------------
 
     def answered(self, job: Job, now: float) -> Job | None:
-        """Note an answer by id; returns what is known of the job now, or None if it is not ours."""
-        self.absent_since, self.absent_answers = None, 0
+        """Note an answer by id; returns what it tells of the job, or None if it tells nothing."""
+        if self.absent:
+            self._news(now)
+        self.heard()
         if not self.is_ours(job):
             self._disagrees(job, now)
             return None
         if self.ended is not None:
             return self.ended
         self.stranger, self.disagrees_since = False, None
+        if self._is_former(job) or self._may_come_back(job, now):
+            return None
+        if job.state is JobState.RUNNING:
+            self.began = job.start or self.began
         if job != self.confirmed:
             self.confirmed = job
             if job.state is not JobState.UNKNOWN:
                 self.hint = job
-            self.changed.set()
+            self._news(now)
         return job
+
+    def _is_former(self, job: Job) -> bool:
+        """Whether this is the end of an earlier job or run under the same number.
+
+        A cluster that was set up again counts from one again, and a record of the last job of that
+        number may be all that its accounting knows for a while; a requeued job's record may still
+        be that of its last run. A later start needs no such care: it is alive, and its end is ours
+        too, for a number is free only when its job is gone.
+        """
+        if not job.state.terminal:
+            return False
+        end = job.end or job.start  # PBS has no end, FirecREST says
+        if end is None:
+            return False
+        return end < (self.began or 0) or end < self.since - A_DAY
+
+    def _may_come_back(self, job: Job, now: float) -> bool:
+        """Whether the scheduler may still put this job back into its queue."""
+        if not job.state.may_run_again:
+            self.lost_since = None
+            return False
+        if self.lost_since is None:
+            self.lost_since = now
+        return now - self.lost_since < REQUEUE_SECONDS
+
+    def heard(self) -> None:
+        """The job is not absent: there is a record of its number, or it called itself (R1)."""
+        self.absent, self.absent_since, self.absent_answers = False, None, 0
 
     def _disagrees(self, job: Job, now: float) -> None:
         """An answer by id about somebody else's job, or about ours before it is written down."""
@@ -124,7 +192,7 @@ class Watch:
         settled = job.user != self.user or now - self.disagrees_since >= PLACEHOLDER_SECONDS
         if settled and not self.stranger and self.confirmed is None:
             self.stranger = True
-            self.changed.set()
+            self._news(now)
             log.warning("Job %s is not %s's job of this Hub: not believed", self.job_id, self.user)
 
     def not_found(self, now: float, sees_others_at: float) -> None:
@@ -143,4 +211,4 @@ class Watch:
         long_enough = now - self.absent_since >= ABSENT_SECONDS
         if self.absent_answers >= ABSENT_ANSWERS and long_enough:
             self.absent = True
-            self.changed.set()
+            self._news(now)

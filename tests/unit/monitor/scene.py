@@ -65,6 +65,9 @@ class Cluster:
         self.job_error: Error | None = None
         self.errors: dict[str, Error] = {}
         self.latency = 0.1
+        #: Rows of other names that come along where the name is not filtered.
+        self.others = 0
+        self.windows: set[str | None] = set()
         self.asked: list[tuple[float, str, str]] = []
         self.under_way = self.most_at_a_time = 0
 
@@ -84,7 +87,9 @@ class Cluster:
         await self._serve("list", token)
         if self.list_error is not None:
             raise self.list_error
-        return Listing(list(self.jobs_by_id.values() if self.listed is None else self.listed))
+        self.windows.add(window)
+        rows = list(self.jobs_by_id.values() if self.listed is None else self.listed)
+        return Listing(rows, self.others)
 
     async def job(self, token: Secret, system: str, job_id: str) -> Job:
         assert system == "demo"
@@ -149,9 +154,11 @@ async def until(watch: Watch, condition: Callable[[], bool], seconds: float) -> 
 
 async def settled(scene: Scene, *ids: str) -> list[Watch]:
     """Watches of running jobs, confirmed by id."""
-    watches = [scene.watch(job_id) for job_id in ids]
+    watches = [scene.watch(job_id, settled=False) for job_id in ids]
     scene.cluster.put(*(job(job_id) for job_id in ids))
     await scene.monitor.tick()
+    for watch in watches:
+        watch.starting = False
     assert all(watch.confirmed == job(watch.job_id) for watch in watches)
     return watches
 

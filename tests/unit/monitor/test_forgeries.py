@@ -15,6 +15,7 @@ from firecrestspawner.errors import (
 )
 from firecrestspawner.models import Job, JobState
 from firecrestspawner.monitor import SESSIONS
+from firecrestspawner.pace import RETRY_MOST
 from tests.unit.monitor.scene import (
     Scene,
     job,
@@ -114,7 +115,7 @@ async def test_a_forged_row_of_a_queued_job_gives_it_no_node() -> None:
     scene = Scene()
     scene.cluster.put(job("1", JobState.PENDING, nodes=""))
     scene.cluster.listed = [job("1", JobState.RUNNING, nodes="evil")]
-    watch = scene.watch("1")
+    watch = scene.watch("1", settled=False)
     await scene.ticks(3)
     assert watch.confirmed is not None and watch.confirmed.nodes == ""
 
@@ -172,7 +173,7 @@ async def test_the_list_comes_back_by_itself() -> None:
     scene.run()
     await asyncio.sleep(600)
     scene.cluster.list_error = None
-    await asyncio.sleep(61)
+    await asyncio.sleep(RETRY_MOST + scene.monitor.slow + 1)
     before = len(scene.cluster.asked)
     await asyncio.sleep(600)
     assert {what for _, what, _ in scene.cluster.asked[before:]} == {"list"}
