@@ -69,6 +69,8 @@ def failure(what: str, response: httpx.Response | None, write: bool) -> FirecRES
             detail=f"{detail} ({_known_cause(message)})",
             # 424, 429 and 503 are answered before anything is run on the cluster.
             ambiguous=write and status not in (424, 429, 503),
+            # 408 and 500 may be about one user's shell, or one job's name.
+            away=status not in (408, 500),
         )
     return BadRequest(
         f"The cluster's API did not accept the request (HTTP {status}).",

@@ -15,7 +15,7 @@ import contextvars
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote
 
@@ -27,11 +27,14 @@ from .answers import AWAY, UNREADABLE, failure
 from .errors import (
     BadAnswer,
     BadRequest,
+    FirecRESTError,
     NotFound,
     Unauthorized,
     Unreachable,
     Unwell,
 )
+from .isolation import SERVICE, Guard
+from .metrics import BREAKER, REQUESTS, observe
 from .models import Job, Listing, Secret
 from .service import ServiceAccount
 from .slices import elements
@@ -46,6 +49,8 @@ _SYSTEM = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 _JOB_ID = re.compile(r"[A-Za-z0-9_.\[\]@-]{1,100}")
 
 _token: contextvars.ContextVar[Secret] = contextvars.ContextVar("firecrest_token")
+#: Whether the call that is under way is the service account's.
+_looking: contextvars.ContextVar[bool] = contextvars.ContextVar("firecrest_looking", default=False)
 
 
 class _CurrentToken:
@@ -103,6 +108,23 @@ class JobRequest:
         return {key: value for key, value in fields.items() if value is not None}
 
 
+@dataclass(frozen=True)
+class _Question:
+    """What is asked, of which system (empty: of the API itself), and how.
+
+    ``what`` names it in the log. ``write`` is to change something. With ``retry`` a read whose
+    connection broke is asked once more: the request after an unhandled 500 on a kept-alive
+    connection finds it closed (FirecREST facts, status codes). ``insist`` as in Guard.run.
+    """
+
+    operation: str
+    system: str
+    what: str
+    write: bool = False
+    retry: bool = False
+    insist: bool = False
+
+
 class FirecREST:
     """Typed access to one FirecREST v2 API.
 
@@ -117,6 +139,7 @@ class FirecREST:
         self.url = url.rstrip("/")
         self.deadline = deadline
         self._client: AsyncFirecrest | None = None
+        self._guards: dict[str, Guard] = {}
 
     @property
     def client(self) -> AsyncFirecrest:
@@ -134,16 +157,23 @@ class FirecREST:
             await self._client.close_session()
             self._client = None
 
+    def guard(self, system: str) -> Guard:
+        """What stands before the calls for a system; ``""`` is the API itself."""
+        if system not in self._guards:
+            guard = self._guards[system] = Guard(system or "FirecREST")
+            observe(BREAKER, lambda: float(guard.breaker.state), system=system)
+        return self._guards[system]
+
     async def systems(self, token: Secret) -> dict[str, System]:
         """The systems this deployment serves, by name."""
-        rows = await self._call(token, "systems", lambda: self.client.systems())
+        question = _Question("systems", "", "systems")
+        rows = await self._call(token, question, lambda: self.client.systems())
         return {system.name: system for system in _read(rows, _system)}
 
     async def nodes(self, token: Secret, system: str) -> dict[str, tuple[str, ...]]:
         """Each node's name, with the addresses and host names the scheduler knows for it."""
-        rows = await self._call(
-            token, f"nodes of {system}", lambda: self.client.nodes(_name(system))
-        )
+        question = _Question("nodes", system, f"nodes of {system}")
+        rows = await self._call(token, question, lambda: self.client.nodes(_name(system)))
         return dict(_read(rows, _node))
 
     async def job(self, token: Secret, system: str, job_id: str) -> Job:
@@ -151,11 +181,9 @@ class FirecREST:
 
         Raises NotFound when FirecREST says so, which never proves absence.
         """
+        question = _Question("job", system, f"job {job_id} on {system}", retry=True)
         jobs = await self._call(
-            token,
-            f"job {job_id} on {system}",
-            lambda: self.client.job_info(_name(system), _job_id(job_id)),
-            retry=True,
+            token, question, lambda: self.client.job_info(_name(system), _job_id(job_id))
         )
         found = _read(jobs, Job.from_api)
         for job in found:
@@ -176,8 +204,9 @@ class FirecREST:
         (the API's default), ``3d`` or ``7d``; those that have not are always in it. Servers before
         2.6 ignore name and window silently, so the name is applied to the answer too.
         """
+        question = _Question("jobs", system, f"jobs on {system}")
         return await self._call(
-            token, f"jobs on {system}", lambda: self._list(_name(system), name, all_users, window)
+            token, question, lambda: self._list(_name(system), name, all_users, window)
         )
 
     async def _list(self, system: str, name: str, all_users: bool, window: str | None) -> Listing:
@@ -204,9 +233,8 @@ class FirecREST:
         Raises SubmissionRejected with the scheduler's words; any error's ``ambiguous`` says
         whether the job may exist all the same (R3).
         """
-        answer = await self._call(
-            token, f"submit to {system}", lambda: self._submit(_name(system), request), write=True
-        )
+        question = _Question("submit", system, f"submit to {system}", write=True)
+        answer = await self._call(token, question, lambda: self._submit(_name(system), request))
         job_id = answer.get("jobId") if isinstance(answer, dict) else None
         known = isinstance(job_id, str | int) and not isinstance(job_id, bool)
         if not known or not _JOB_ID.fullmatch(str(job_id)):
@@ -225,27 +253,36 @@ class FirecREST:
 
     async def cancel(self, token: Secret, system: str, job_id: str) -> None:
         """Ask for the job to be cancelled. Neither success nor error says what became of it."""
+        what = f"cancel job {job_id} on {system}"
+        question = _Question("cancel", system, what, write=True, insist=True)
         await self._call(
-            token,
-            f"cancel job {job_id} on {system}",
-            lambda: self.client.cancel_job(_name(system), _job_id(job_id)),
-            write=True,
+            token, question, lambda: self.client.cancel_job(_name(system), _job_id(job_id))
         )
 
     async def _call(
-        self,
-        token: Secret,
-        what: str,
-        call: Callable[[], Awaitable[T]],
-        *,
-        write: bool = False,
-        retry: bool = False,
+        self, token: Secret, question: _Question, call: Callable[[], Awaitable[T]]
     ) -> T:
-        """Run one call under the deadline and turn every failure into a FirecRESTError.
+        """Ask when it is this call's turn, and count what comes of it. Raises FirecRESTError."""
+        account = SERVICE if _looking.get() else hash(token)
+        outcome = "cancelled"
+        try:
+            answer = await self.guard(question.system).run(
+                account,
+                lambda: self._ask(token, question, call),
+                patience=self.deadline,
+                insist=question.insist,
+            )
+            outcome = "ok"
+            return answer
+        except FirecRESTError as error:
+            outcome = error.reason
+            raise
+        finally:
+            REQUESTS.labels(question.system, question.operation, outcome).inc()
 
-        With ``retry`` a read whose connection broke is asked once more: the request after an
-        unhandled 500 on a kept-alive connection finds it closed (FirecREST facts, status codes).
-        """
+    async def _ask(self, token: Secret, question: _Question, call: Callable[[], Awaitable[T]]) -> T:
+        """Make one call under the deadline and turn every failure into a FirecRESTError."""
+        what, write = question.what, question.write
         _token.set(token)
         try:
             return await asyncio.wait_for(call(), self.deadline)
@@ -258,8 +295,8 @@ class FirecREST:
         except _UNSENT as error:
             raise Unreachable(AWAY, detail=f"{what}: {type(error).__name__}") from None
         except (httpx.HTTPError, OSError) as error:
-            if retry and isinstance(error, httpx.TransportError):
-                return await self._call(token, what, call, write=write)
+            if question.retry and isinstance(error, httpx.TransportError):
+                return await self._ask(token, replace(question, retry=False), call)
             raise Unreachable(
                 AWAY, detail=f"{what}: {type(error).__name__}", ambiguous=write
             ) from None
@@ -278,16 +315,24 @@ async def as_service(account: ServiceAccount, call: Callable[[Secret], Awaitable
     """
     token = await account.get()
     try:
-        return await call(token)
+        return await _look(call, token)
     except Unauthorized as error:
         account.forget(token)
         fresh = await account.get()
         if fresh == token:
             raise _account_refused(error) from None
     try:
-        return await call(fresh)
+        return await _look(call, fresh)
     except Unauthorized as error:
         raise _account_refused(error) from None
+
+
+async def _look(call: Callable[[Secret], Awaitable[T]], token: Secret) -> T:
+    before = _looking.set(True)
+    try:
+        return await call(token)
+    finally:
+        _looking.reset(before)
 
 
 def _account_refused(error: Unauthorized) -> Unwell:

@@ -11,13 +11,18 @@ import logging
 import re
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from math import nan
 from pathlib import Path
+from typing import Any
 
 from . import address
 from .client import FirecREST, JobRequest, System, as_service
 from .errors import AddressRefused, BadAnswer, Error, FirecRESTError, OptionsError
-from .models import Job, Secret
+from .isolation import State
+from .metrics import JOBS, SNAPSHOT_AGE, observe
+from .models import Job, JobState, Secret
 from .monitor import JobMonitor
 from .service import ServiceAccount
 from .shared import Shared
@@ -31,6 +36,15 @@ LIST_AGE = 300.0
 #: Seconds after a lost answer for its job to appear in the list: FirecREST lets a command run for
 #: five, and runs three of them at most for one request.
 SETTLING = 20.0
+#: A page that says which systems are unwell has it asked again when it is older (seconds).
+HEALTH_AGE = 30.0
+#: What FirecREST looks after (its BackendServiceType), in words.
+SERVICES = {
+    "scheduler": "scheduler",
+    "ssh": "login node",
+    "filesystem": "file systems",
+    "s3": "file transfers",
+}
 #: Seconds for one name look-up.
 RESOLVE_DEADLINE = 5.0
 
@@ -75,6 +89,17 @@ class Cluster:
     def check(self) -> None:
         """Raise ConfigurationError unless there is a service account to look with."""
         self._account.check()
+
+    @property
+    def trouble(self) -> str:
+        """What is known to be wrong with the system, as a sentence; empty when nothing is."""
+        if self.firecrest.guard(self.name).breaker.state is not State.CLOSED:
+            return f"{self.name} does not answer at the moment."
+        described = (self._systems.latest or {}).get(self.name)
+        if described is None or not described.unhealthy:
+            return ""
+        parts = {SERVICES.get(service, "services") for service in described.unhealthy}
+        return f"{self.name} has trouble with its {' and '.join(sorted(parts))}."
 
     async def system(self) -> System:
         """The system's own description. Raises OptionsError when the API has no such system."""
@@ -224,7 +249,8 @@ class Clusters:
         self._own = own
         self._apis: dict[str, tuple[FirecREST, Shared[dict[str, System]]]] = {}
         self._clusters: dict[tuple[str, str], Cluster] = {}
-        self._loops: set[asyncio.Task[None]] = set()
+        self._looking: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._keeper: asyncio.Task[None] | None = None
 
     def get(
@@ -236,10 +262,35 @@ class Clusters:
             firecrest, systems = self._api(key[0])
             monitor = JobMonitor(firecrest, system, self.account, job_name, fast=fast, slow=slow)
             self._clusters[key] = Cluster(monitor, systems, self._own)
-            self._loops.add(asyncio.ensure_future(monitor.keep_running()))
-            if self._keeper is None:
-                self._keeper = at_shutdown(self.aclose)
+            self._keep(monitor.keep_running())
+            _show(monitor)
         return self._clusters[key]
+
+    def look_after(self, url: str) -> None:
+        """Have the health of the systems behind ``url`` asked for unless it is known (C3).
+
+        Returns at once: no page waits for FirecREST.
+        """
+        _, systems = self._api(url.rstrip("/"))
+        if systems.age > HEALTH_AGE and url not in self._looking:
+            self._looking.add(url)
+            self._keep(self._look(url, systems))
+
+    async def _look(self, url: str, systems: Shared[dict[str, System]]) -> None:
+        try:
+            await systems.get(HEALTH_AGE)
+        except Error as error:
+            log.info("The systems' health is not known: %s", error.detail)
+        finally:
+            self._looking.discard(url)
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run ``work`` until the Hub shuts down."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        if self._keeper is None:
+            self._keeper = at_shutdown(self.aclose)
 
     def _api(self, url: str) -> tuple[FirecREST, Shared[dict[str, System]]]:
         if url not in self._apis:
@@ -253,12 +304,27 @@ class Clusters:
 
     async def aclose(self) -> None:
         """End the monitors' loops and close the connections."""
-        for loop in self._loops:
-            loop.cancel()
-        await asyncio.gather(*self._loops, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         for firecrest, _ in self._apis.values():
             await firecrest.aclose()
         await self.account.aclose()
+
+
+def _show(monitor: JobMonitor) -> None:
+    """Let /metrics read what the monitor knows."""
+
+    def age() -> float:
+        return nan if monitor.age is None else monitor.age
+
+    def count(state: JobState) -> float:
+        jobs = (watch.job for watch in monitor.watches)
+        return sum((JobState.UNKNOWN if job is None else job.state) is state for job in jobs)
+
+    observe(SNAPSHOT_AGE, age, system=monitor.system)
+    for state in JobState:
+        observe(JOBS, partial(count, state), system=monitor.system, state=state.value)
 
 
 async def resolve(name: str) -> list[str]:

@@ -115,11 +115,13 @@ class FirecRESTError(Error):
     """FirecREST refused, failed, or could not be reached.
 
     ``ambiguous`` is true when the request may have taken effect all the same, as a submit answered
-    with 408, 500 or a reset may have (R3).
+    with 408, 500 or a reset may have (R3). ``away`` is true when the failure says something of the
+    system or the API as a whole, and not of this request alone (R9).
     """
 
     status = 502
     reason = "firecrest"
+    away = False
 
     def __init__(
         self,
@@ -128,9 +130,12 @@ class FirecRESTError(Error):
         detail: str = "",
         status: int | None = None,
         ambiguous: bool = False,
+        away: bool | None = None,
     ) -> None:
         super().__init__(message, detail=detail, status=status)
         self.ambiguous = ambiguous
+        if away is not None:
+            self.away = away
 
 
 class Unreachable(FirecRESTError):
@@ -138,6 +143,7 @@ class Unreachable(FirecRESTError):
 
     status = 503
     reason = "firecrest-unreachable"
+    away = True
 
 
 class Unwell(FirecRESTError):

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from .client import FirecREST, as_service
 from .errors import Error, FirecRESTError, NotFound
+from .metrics import TICKS
 from .models import Job, Listing
 from .pace import ListChoice, interval
 from .service import ServiceAccount
@@ -139,7 +140,8 @@ class JobMonitor:
             if self.watches:
                 began = self.clock()
                 try:
-                    await self.tick()
+                    with TICKS.labels(self.system).time():
+                        await self.tick()
                     self._failures = 0
                 except Error as error:
                     self._failures += 1

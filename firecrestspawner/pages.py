@@ -1,4 +1,4 @@
-"""What do the Hub's pages say of a user's session at the issuer, and where are their templates?
+"""What do the Hub's pages say of a user's session and of the systems? Where are their templates?
 
 The templates in ``templates/hub`` extend the stock ones; ``configure(c)`` puts them into the Hub's
 ``template_paths``, and :func:`add_to` gives them what they call.
@@ -42,6 +42,12 @@ def session_notice(
     return Notice(ended=False, minutes=max(1, ceil((session.expires_at - now) / 60)))
 
 
+def troubles(user: Any) -> list[str]:
+    """What a page says of the systems that ``user``'s servers can be on (R9)."""
+    spawner = user.spawner
+    return spawner.troubles() if hasattr(spawner, "troubles") else []
+
+
 def add_to(app: Any, warning: float) -> None:
     """Give the Hub's templates the functions that ours call.
 
@@ -49,6 +55,7 @@ def add_to(app: Any, warning: float) -> None:
     """
     functions = {
         "firecrest_session_notice": partial(session_notice, warning=warning),
+        "firecrest_troubles": troubles,
         "firecrest_reauth": partial(links.reauth, app.hub.base_url),
     }
     for environment in ("jinja2_env", "jinja2_env_sync"):
@@ -56,6 +63,7 @@ def add_to(app: Any, warning: float) -> None:
     if TEMPLATES not in app.template_paths:
         app.log.warning(
             "JupyterHub.template_paths lacks %s: the home page will not say when a user's session "
-            "has ended. Insert a directory of your own instead of assigning the list.",
+            "has ended, nor which system is unwell. Insert a directory of your own instead of "
+            "assigning the list.",
             TEMPLATES,
         )

@@ -38,6 +38,11 @@ class Shared(Generic[T]):
         """Seconds since the value was fetched; infinite while there is none."""
         return time.monotonic() - self._at
 
+    @property
+    def latest(self) -> T | None:
+        """The value as it was last fetched, however old; None while there is none."""
+        return self._value
+
     async def get(self, max_age: float, *, or_older: bool = True) -> T:
         """The value, at most ``max_age`` seconds old; an older one while its source is away.
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .channel import Exiting, Hello, Line, Message, Ready
+from .metrics import ORPHANS
 from .models import Secret
 from .progress import Stage
 
@@ -155,6 +156,7 @@ class Tombstone:
     async def after(self, message: Message) -> None:
         """Bury it once its job has said goodbye, or was told before it began."""
         if isinstance(message, Exiting | Hello) and self.gone is not None:
+            ORPHANS.labels("told").inc()
             self.gone(self.line.spawn_id)
 
     def to_state(self, seal: Seal) -> dict[str, Any]:

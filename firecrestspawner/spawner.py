@@ -63,6 +63,17 @@ class FirecRESTSpawner(StoredSpawner):
             defaults=submission.requests(self),
         )
 
+    def troubles(self) -> list[str]:
+        """What is known to be wrong with the systems that may be chosen, a sentence each.
+
+        For pages: asks nobody now, but has what is old asked again.
+        """
+        systems = [name for name in self.systems or [self.system] if name]
+        if not self.firecrest_url or not systems:
+            return []
+        self._clusters.look_after(self.firecrest_url)
+        return [trouble for name in systems if (trouble := self._cluster(name).trouble)]
+
     # -- start -------------------------------------------------------------------------------
 
     async def start(self) -> str:

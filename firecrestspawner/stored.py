@@ -48,13 +48,17 @@ class StoredSpawner(SpawnerConfig, Spawner):
     def _switchboard(self) -> Switchboard:
         return self.user.settings["firecrest_switchboard"]
 
-    def _cluster(self, system: str) -> Cluster:
+    @property
+    def _clusters(self) -> Clusters:
         settings = self.user.settings
         if "firecrest_clusters" not in settings:
             settings["firecrest_clusters"] = Clusters(
                 ServiceAccount(config=self.config), settings["firecrest_own_addresses"]
             )
-        return settings["firecrest_clusters"].get(
+        return settings["firecrest_clusters"]
+
+    def _cluster(self, system: str) -> Cluster:
+        return self._clusters.get(
             self.firecrest_url,
             system,
             job_name=self._job_name(),

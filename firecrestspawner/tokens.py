@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from .errors import LoginRequired, PermissionDenied, ProviderUnavailable
+from .metrics import REFRESHES
 from .models import TokenSet
 from .oauth import LOGIN_REQUIRED, UNAVAILABLE
 from .oidc import Provider
@@ -301,12 +302,17 @@ class TokenStore:
         try:
             await self._turnstile.pass_through()
             fresh = await self._provider.refresh(tokens)
+        except ProviderUnavailable as error:
+            REFRESHES.labels(error.reason).inc()
+            raise
         except LoginRequired as error:
+            REFRESHES.labels(error.reason).inc()
             if tokens.refresh_token is None:
                 raise
             if await self._record_end(vault, state, stored, error.detail):
                 raise
             return None
+        REFRESHES.labels("ok").inc()
         state = {**state, **write_tokens(fresh)}
         if self._revise is None:
             state.pop("denied", None)

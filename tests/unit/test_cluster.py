@@ -6,13 +6,13 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import pytest
 
 from firecrestspawner import address
 from firecrestspawner import cluster as module
-from firecrestspawner.client import JobRequest, System
+from firecrestspawner.client import FirecREST, JobRequest, System
 from firecrestspawner.cluster import Cluster, NodesUnknown, own_addresses, resolve
 from firecrestspawner.errors import (
     AddressRefused,
@@ -21,10 +21,12 @@ from firecrestspawner.errors import (
     Unreachable,
     Unwell,
 )
+from firecrestspawner.isolation import FAILURES, Pass
 from firecrestspawner.models import Job, JobState, Listing, Secret
 from firecrestspawner.monitor import JobMonitor
 from firecrestspawner.shared import Shared
 
+T = TypeVar("T")
 TOKEN = Secret("token")
 REQUEST = JobRequest("/home/alice", Secret("#!/bin/sh\n"))
 PORTS = (20000, 20999)
@@ -271,6 +273,24 @@ async def test_an_unknown_system_is_the_users_mistake(cluster: Cluster) -> None:
     cluster.name = "nowhere"
     with pytest.raises(OptionsError, match="nowhere"):
         await cluster.system()
+
+
+async def test_a_systems_trouble_is_told_in_a_sentence_from_memory(api: Api) -> None:
+    """R9"""
+    described = System("daint", unhealthy=("ssh", "scheduler", "teapot"))
+    systems: Shared[dict[str, System]] = Shared(lambda: _now({"daint": described}))
+    fake, account = FirecREST("http://api"), cast(Any, Account())
+    cluster = Cluster(JobMonitor(fake, "daint", account, "hub"), systems, frozenset())
+    assert cluster.trouble == ""
+    await systems.get(300)
+    assert cluster.trouble == "daint has trouble with its login node and scheduler and services."
+    for account in range(FAILURES):
+        fake.guard("daint").breaker.failed(account, Pass.CALL)
+    assert cluster.trouble == "daint does not answer at the moment."
+
+
+async def _now(value: T) -> T:
+    return value
 
 
 async def test_a_list_is_fetched_once_for_all_who_ask_and_kept_while_its_source_is_away() -> None:
