@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 # One stamp a set of extras: a target installs what it needs, once a change of setup.cfg.
 READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.ready-docs
+BENCH_READY := $(VENV)/.ready-bench
 # The oldest versions that setup.cfg admits, in an environment of their own.
 OLDEST := .venv-oldest
 OLDEST_PINS := jupyterhub==5.4.0 oauthenticator==17.4.0 pyfirecrest==3.10.0
@@ -35,7 +36,7 @@ check: $(READY)
 	$(BIN)/mypy $(wildcard firecrestspawner tests benchmarks)
 	$(BIN)/lint-imports
 
-bench: $(READY)
+bench: $(BENCH_READY)
 	$(BIN)/python -m benchmarks $(ARGS)
 
 docs: $(DOCS_READY)
@@ -56,6 +57,10 @@ oldest: $(OLDEST)/.ready
 $(READY): setup.cfg pyproject.toml | $(VENV)/.pip
 	$(BIN)/python -m pip install --quiet -e '.[demo,test,dev]'
 	$(BIN)/python -m firecrestspawner.demo.proxy
+	touch $@
+
+$(BENCH_READY): $(READY)
+	$(BIN)/python -m pip install --quiet -e '.[bench]'
 	touch $@
 
 $(DOCS_READY): $(READY)

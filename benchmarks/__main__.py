@@ -6,7 +6,7 @@ import argparse
 import os
 import platform
 
-from benchmarks import launcher, spawn, tokens
+from benchmarks import launcher, polling, spawn, tokens
 
 
 def main() -> int:
@@ -19,6 +19,8 @@ def main() -> int:
     spawn.run(rounds)
     print()
     tokens.run(rounds)
+    print()
+    polling.run(rounds)
     return 0
 
 

@@ -14,8 +14,8 @@ import secrets
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
@@ -27,6 +27,7 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
+from benchmarks.measure import ticking
 from firecrestspawner.models import Secret, TokenSet
 from firecrestspawner.oauth import TokenClient
 from firecrestspawner.oidc import Provider
@@ -35,7 +36,6 @@ from firecrestspawner.vault import UserVault
 
 DELAY = 2.0
 ONE, MANY = 50, 200
-TICK = 0.005
 
 
 def run(rounds: int) -> None:
@@ -91,7 +91,7 @@ async def _needs(pipe: Connection, store: TokenStore, people: list[Any], count: 
     people[0].db.commit()
     before = _requests(pipe)
     needs = Needs()
-    async with _ticking(needs.late):
+    async with ticking(needs.late):
         began = time.monotonic()
         await asyncio.gather(*(store.get(people[n % len(people)]) for n in range(count)))
         needs.took = time.monotonic() - began
@@ -103,21 +103,6 @@ def _requests(pipe: Connection) -> int:
     pipe.send("?")
     requests: int = pipe.recv()
     return requests
-
-
-@asynccontextmanager
-async def _ticking(late: list[float]) -> AsyncIterator[None]:
-    async def tick() -> None:
-        while True:
-            due = time.perf_counter() + TICK
-            await asyncio.sleep(TICK)
-            late.append(time.perf_counter() - due)
-
-    ticker = asyncio.ensure_future(tick())
-    try:
-        yield
-    finally:
-        ticker.cancel()
 
 
 # -- the issuer ----------------------------------------------------------------------------------

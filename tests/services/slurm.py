@@ -165,6 +165,10 @@ class Slurm:
         """Standard output of an administrator's command, e.g. `"scontrol", "show", "nodes"`."""
         return administer(self._daemons.layout.slurm_conf, *argv)
 
+    def without_controller(self) -> contextlib.AbstractContextManager[None]:
+        """As if slurmctld's machine had died; jobs that run go on."""
+        return self._daemons.without_controller()
+
     def state(self, job: str) -> str:
         """The job's state as accounting has it, e.g. `COMPLETED`; "" while unknown there."""
         shown = self.administer("sacct", "-X", "-n", "-P", "-o", "State", "-j", job)

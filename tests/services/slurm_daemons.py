@@ -139,6 +139,18 @@ class Daemons:
             names = f"Account={','.join(accounts)}"
             self._administer(*add, "user", user, names, f"DefaultAccount={accounts[0]}", *level)
 
+    @contextlib.contextmanager
+    def without_controller(self) -> Iterator[None]:
+        """slurmctld is killed; afterwards another one reads its state and takes up its jobs."""
+        controller = self._children["slurmctld"]
+        controller.kill()
+        controller.wait()
+        try:
+            yield
+        finally:
+            self._daemon("slurmctld", "-D")
+            self._await("slurmctld", lambda: _accepts(self.layout.controller_port))
+
     def reap(self) -> None:
         """Collect the exit codes of daemons that have ended, so that none stays as a zombie."""
         for child in self._children.values():
@@ -159,7 +171,7 @@ class Daemons:
         program = name.partition("-")[0]
         env = {"PATH": _SBIN, "LANG": "C.UTF-8", "SLURM_CONF": str(layout.slurm_conf)}
         env |= environment | self._marks
-        with (layout.directory / f"{name}.log").open("wb") as log:
+        with (layout.directory / f"{name}.log").open("ab") as log:
             self._children[name] = subprocess.Popen(
                 [program, *options],
                 env=env,

@@ -1,0 +1,94 @@
+"""What does the Hub show when somebody disturbs the cluster, and is anything else disturbed?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from tests.journeys.person import Person
+from tests.journeys.site import LOOK, eventually
+from tests.slurm.cluster import SlurmSite, script
+
+#: Seconds for which the controller is away: longer than any pause between two looks at jobs.
+OUTAGE = 120.0
+
+
+def holds(condition, seconds: float) -> None:
+    """Assert that ``condition`` is true at every look for so long."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        assert condition()
+        time.sleep(LOOK)
+
+
+@pytest.fixture
+def drained(site: SlurmSite) -> Iterator[None]:
+    """No node takes a new job."""
+    nodes = ",".join(site.slurm.nodes)
+    site.slurm.administer("scontrol", "update", f"NodeName={nodes}", "State=DRAIN", "Reason=test")
+    yield
+    site.slurm.administer("scontrol", "update", f"NodeName={nodes}", "State=RESUME")
+
+
+def test_without_its_controller_the_cluster_keeps_its_servers(
+    site: SlurmSite, alice: Person, bob: Person
+):
+    """R1, R7, R9: slurmctld is killed for two minutes. What runs goes on, kernels too; a start says
+    in a sentence what is wrong; afterwards all is as before."""
+    alice.start()
+    job_id = site.job_id("alice")
+    kernel = alice.start_kernel()
+    alice.run(kernel, "kept = 41")
+    with site.slurm.without_controller():
+        bob.ask_for_server()
+        refused = eventually(
+            lambda: [e for e in bob.progress() if e.get("failed")], 60.0, "the start fails"
+        )
+        assert "The scheduler" in refused[-1]["message"], refused
+        holds(lambda: alice.servers()[""]["ready"], OUTAGE)
+        assert alice.run(kernel, "kept + 1") == "42"
+    assert site.job_id("alice") == job_id
+    assert alice.run(kernel, "kept + 2") == "43"
+    eventually(lambda: site.queue("alice") == ["RUNNING nid001"], 60.0, "Slurm has it, too")
+    # Whatever became of bob's first submit: he has one server in the end, and one job.
+    bob.start()
+    assert len(site.queue("bob")) == 1
+    bob.stop()
+    alice.stop(timeout=60.0)
+
+
+def test_a_drained_node_keeps_its_server_and_the_queue_says_why(
+    site: SlurmSite, alice: Person, bob: Person, request: pytest.FixtureRequest
+):
+    """R1: the server that runs goes on; the next job waits, and its page has Slurm's reason."""
+    alice.start()
+    request.getfixturevalue("drained")
+    bob.ask_for_server()
+    said = ""
+    with closing(bob.progress()) as progress:
+        for event in progress:
+            said = event["message"]
+            if "DRAINED" in said.upper() or "ReqNodeNotAvail" in said or "Resources" in said:
+                break
+    assert "waits in the queue" in said
+    assert alice.servers()[""]["ready"]
+    bob.stop()
+    alice.stop()
+
+
+def test_a_job_that_is_requeued_goes_back_to_the_queue_and_its_server_is_over(
+    site: SlurmSite, alice: Person
+):
+    """R1, R7: with a site's script that lets Slurm requeue. The server said goodbye, and what
+    starts again under the same number finds that its ticket has been used: it serves nobody."""
+    site.configure("again", batch_script=script("--requeue", command="{{cmd}}"))
+    alice.start("again")
+    job_id = site.job_id("alice", "again")
+    site.slurm.administer("scontrol", "requeue", job_id)
+    alice.wait_until_gone("again", timeout=60.0)
+    assert site.state("alice", "again") == {}
+    site.slurm.administer("scontrol", "update", f"JobId={job_id}", "StartTime=now")
+    site.wait_for_empty_queue("alice")
