@@ -180,10 +180,19 @@ class Guard:
                 self._lanes[account] = lane, waiting - 1
 
     async def _acquire(self, semaphore: asyncio.Semaphore, deadline: float) -> None:
+        if not semaphore.locked():
+            await semaphore.acquire()
+            return
+        # Not wait_for(): until Python 3.12 it loses a cancellation that comes with the turn.
+        turn = asyncio.ensure_future(semaphore.acquire())
         try:
-            await asyncio.wait_for(semaphore.acquire(), deadline - time.monotonic())
-        except asyncio.TimeoutError:
+            await asyncio.wait({turn}, timeout=deadline - time.monotonic())
+        except asyncio.CancelledError:
+            if not turn.cancel():
+                semaphore.release()
+            raise
+        if turn.cancel():
             raise Unwell(
                 f"{self.name} is busy with other requests. Please try again in a minute.",
                 detail=f"{self.name} is not asked: too many calls are under way",
-            ) from None
+            )

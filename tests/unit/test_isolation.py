@@ -130,6 +130,22 @@ async def test_who_waits_too_long_for_a_turn_is_told_so_and_was_not_sent() -> No
     assert await ask(daint, "mallory") == "fine"
 
 
+@in_virtual_time
+async def test_who_gives_up_waiting_leaves_the_turn_to_others() -> None:
+    """Cancelled while it waits, and at the very moment its turn comes."""
+    daint = guard()
+    for wait in (0.05, 0.1):
+        running = [asyncio.ensure_future(ask(daint, "alice")) for _ in range(EACH)]
+        waiting = [asyncio.ensure_future(ask(daint, "alice", hang)) for _ in range(EACH)]
+        await asyncio.sleep(wait)
+        for call in waiting:
+            call.cancel()
+        await asyncio.gather(*running)
+        left = await asyncio.gather(*waiting, return_exceptions=True)
+        assert all(isinstance(each, asyncio.CancelledError) for each in left)
+        assert await asyncio.gather(*(ask(daint, "alice") for _ in range(EACH))) == ["fine"] * EACH
+
+
 # -- the breaker -----------------------------------------------------------------------------------
 
 
