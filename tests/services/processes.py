@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Mapping, Set
@@ -22,6 +23,12 @@ DETACHED = "detached"
 
 class ServiceError(RuntimeError):
     """A test service could not be installed, started, used or stopped; says why."""
+
+
+def can_mount() -> bool:
+    """Whether this process may mount (capabilities(7): CAP_SYS_ADMIN is number 21)."""
+    status = Path("/proc/self/status").read_text()
+    return bool(int(re.findall(r"CapEff:\s*([0-9a-f]+)", status)[0], 16) >> 21 & 1)
 
 
 def marks(directory: Path, *, detached: bool) -> dict[str, str]:

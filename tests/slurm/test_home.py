@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.journeys.person import Person
+from tests.services.processes import can_mount
 from tests.slurm.cluster import UNIX, SlurmSite
 
 WHERE = "import os\nos.environ['HOME']"
@@ -44,12 +45,6 @@ def full(home: Path) -> Iterator[None]:
     finally:
         # Lazily: a process that is just ending may still have its working directory there.
         subprocess.run(["umount", "--lazy", home], check=True)
-
-
-def can_mount() -> bool:
-    """Whether this process may mount (capabilities(7): CAP_SYS_ADMIN is number 21)."""
-    status = Path("/proc/self/status").read_text()
-    return bool(int(re.findall(r"CapEff:\s*([0-9a-f]+)", status)[0], 16) >> 21 & 1)
 
 
 @pytest.fixture

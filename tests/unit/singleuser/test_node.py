@@ -7,11 +7,13 @@ import base64
 import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from firecrestspawner import script
 from tests.unit.singleuser.channel_end import (
     ALIVE,
     API_TOKEN,
@@ -188,3 +190,21 @@ def test_the_source_is_python_3_8_and_standard_library_only() -> None:
             assert node.level == 0
             imported.add(str(node.module).partition(".")[0])
     assert imported <= set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize(
+    "newer", [None, "import zoneinfo", "'x'.removeprefix('y')", "a = b = {} | {}"]
+)
+def test_no_name_and_no_syntax_is_newer_than_python_3_8(tmp_path: Path, newer: str | None) -> None:
+    """Whether a Python 3.8 is here to run it or not; what is newer would be seen."""
+    source = tmp_path / "launcher.py"
+    stub = script._STUB.replace("\nexec(", "\n_ = (")
+    source.write_text(f"{SOURCE.read_text()}\n{stub}\n{newer or ''}\n")
+    vermin = Path(sys.executable).with_name("vermin")
+    done = subprocess.run(
+        [vermin, "--no-tips", "--violations", "--target=3.8-", source],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode == 0) == (newer is None), done.stdout + done.stderr
