@@ -75,8 +75,10 @@ class Puppet:
     # -- the channel -------------------------------------------------------------------------
 
     def post(self, message: dict[str, Any], **kwargs: Any) -> httpx.Response:
-        """Say anything."""
-        return httpx.post(self.url, json=message, trust_env=False, timeout=TIMEOUT, **kwargs)
+        """Say anything. S7: whatever the answer is, nobody on the way may keep it."""
+        answer = httpx.post(self.url, json=message, trust_env=False, timeout=TIMEOUT, **kwargs)
+        assert answer.headers["cache-control"] == "no-store", answer
+        return answer
 
     def greeting(self, **changes: Any) -> dict[str, Any]:
         """A hello, not sent."""
@@ -87,7 +89,6 @@ class Puppet:
         """Say hello; the Hub's proven answer."""
         answer = self.post(self.greeting())
         assert answer.status_code == 200, answer.text
-        assert answer.headers["cache-control"] == "no-store"
         self.answer = proven(answer.json(), self.ticket_secret)
         return self.answer
 

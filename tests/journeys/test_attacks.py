@@ -120,7 +120,7 @@ def test_a_running_server_cannot_be_moved(stage: Stage) -> None:
 
 
 def test_the_channel_takes_what_is_documented_and_nothing_else(stage: Stage) -> None:
-    """S3: an extra field is a 400, and a refused message changes nothing."""
+    """S3, S7: an extra field is a 400, and a refused message changes nothing."""
     answer = stage.theatre.ask(stage.alice, "strict")
     puppet = stage.theatre.next()
     malformed: list[dict[str, Any]] = [

@@ -111,6 +111,29 @@ async def test_strangers_cost_the_database_one_read(scene: Scene) -> None:
     assert len([query for query in queries if "spawners" in query]) <= 1
 
 
+async def test_an_alive_that_changes_nothing_costs_the_database_nothing(
+    scene: Scene, door: Door
+) -> None:
+    """C4: nor does its end in the handler, where JupyterHub looks after its session."""
+    scene.api.submits = ["7"]
+    spawner = scene.spawner()
+    await spawner._submit_once(*await spawner._prepare())
+    line, spawn_id = spawner.spawn.line, spawner.spawn.id
+    hello = {"ticket": line.ticket.reveal(), "nonce": "0" * 32, "job_id": "7"}
+    assert b"200 OK" in await door.ask({"message": "hello", **hello})
+    alive = channel.signed({"message": "alive", "spawn_id": spawn_id}, line.secret)
+    touched: list[str] = []
+    engine = scene.factory.kw["bind"]
+    for event in ("begin", "commit", "rollback"):
+        sqlalchemy.event.listen(engine, event, lambda *_, event=event: touched.append(event))
+    for _ in range(3):
+        assert b"200 OK" in await door.ask(alive)
+    assert touched == []
+    # That it would have been seen: the next word changes something.
+    spawner._save()
+    assert touched
+
+
 async def test_a_tombstone_is_found_at_once_after_a_restart_whoever_asked_before(
     scene: Scene,
 ) -> None:
