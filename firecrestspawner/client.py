@@ -28,6 +28,7 @@ from .errors import (
     BadAnswer,
     BadRequest,
     FirecRESTError,
+    Forbidden,
     NotFound,
     Unauthorized,
     Unreachable,
@@ -316,6 +317,8 @@ async def as_service(account: ServiceAccount, call: Callable[[Secret], Awaitable
     token = await account.get()
     try:
         return await _look(call, token)
+    except Forbidden as error:
+        raise _account_refused(error) from None
     except Unauthorized as error:
         account.forget(token)
         fresh = await account.get()
@@ -323,7 +326,7 @@ async def as_service(account: ServiceAccount, call: Callable[[Secret], Awaitable
             raise _account_refused(error) from None
     try:
         return await _look(call, fresh)
-    except Unauthorized as error:
+    except (Forbidden, Unauthorized) as error:
         raise _account_refused(error) from None
 
 
@@ -335,7 +338,7 @@ async def _look(call: Callable[[Secret], Awaitable[T]], token: Secret) -> T:
         _looking.reset(before)
 
 
-def _account_refused(error: Unauthorized) -> Unwell:
+def _account_refused(error: Forbidden | Unauthorized) -> Unwell:
     return Unwell(
         "The cluster's API does not accept the Hub's own account. Please tell the administrators.",
         detail=f"the service account is refused: {error.detail}",

@@ -15,6 +15,7 @@ from firecrestspawner.client import as_service
 from firecrestspawner.demo.issuer import DEFAULT_CLIENTS, DemoClient, Issuer
 from firecrestspawner.errors import (
     ConfigurationError,
+    Forbidden,
     ProviderUnavailable,
     Unauthorized,
     Unwell,
@@ -116,6 +117,20 @@ async def test_a_firecrest_that_refuses_every_token_causes_no_storm(
         with pytest.raises(Unwell):
             await as_service(account, call)
     assert service_requests(issuer) <= 2
+
+
+async def test_what_is_denied_to_the_account_is_not_said_to_be_denied_to_the_user(
+    make_account: Callable[..., ServiceAccount],
+) -> None:
+    """A 403, or an SSH key that FirecREST has not: no user can mend it."""
+    account = make_account()
+
+    async def call(token: Secret) -> None:
+        raise Forbidden("You are not allowed to do this.", detail="HTTP 403")
+
+    with pytest.raises(Unwell, match="does not accept the Hub's own account") as caught:
+        await as_service(account, call)
+    assert caught.value.detail == "the service account is refused: HTTP 403"
 
 
 @pytest.mark.parametrize("fault", OUTAGES.values(), ids=OUTAGES.keys())
