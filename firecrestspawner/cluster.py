@@ -173,11 +173,11 @@ class Cluster:
         except FirecRESTError as error:
             if not error.ambiguous or not adopt:
                 raise
-            log.warning("%s; looking for the job", error.detail)
             listed = await self._own_jobs(token) or []
             new = [job.id for job in listed if job.id not in known and not job.state.terminal]
             if len(new) != 1:
-                raise
+                raise  # whoever refuses the start logs it
+            log.warning("%s; the user's new job %s is the one", error.detail, new[0])
             return new[0]
 
     async def _own_jobs(self, token: Secret) -> list[Job] | None:
