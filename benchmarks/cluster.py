@@ -1,4 +1,4 @@
-"""Which FirecREST do the benchmarks of polling ask? A process of its own, with any number of jobs.
+"""Which FirecREST is asked about any number of running jobs? A process of its own.
 
 It answers lists and queries by id at once, with rows as long as the real server's (615 bytes):
 what is measured is the Hub.
@@ -30,15 +30,24 @@ class Cluster:
         self.url = url
 
     def requests(self) -> Counter[str]:
-        """How often each operation was asked for since the last such question."""
-        self._pipe.send(("requests",))
-        counted: Counter[str] = self._pipe.recv()
+        """How often each operation was asked for so far."""
+        counted: Counter[str] = self._tell("requests")
         return counted
 
     def end(self, job_id: str) -> None:
         """The job is over from now on."""
-        self._pipe.send(("end", job_id))
-        self._pipe.recv()
+        self._tell("end", job_id)
+
+    def hold(self) -> None:
+        """Nobody gets an answer until :meth:`release`."""
+        self._tell("hold")
+
+    def release(self) -> None:
+        self._tell("release")
+
+    def _tell(self, *what: str) -> Any:
+        self._pipe.send(what)
+        return self._pipe.recv()
 
 
 @contextmanager
@@ -65,6 +74,8 @@ async def _serve_until_closed(pipe: Connection, jobs: int, systems: int) -> None
     rows = {str(n): row(str(n)) for n in range(jobs)}
     lists: dict[int, bytes] = {}
     counted: Counter[str] = Counter()
+    answering = asyncio.Event()
+    answering.set()
 
     class Api(RequestHandler):
         def set_default_headers(self) -> None:
@@ -72,8 +83,9 @@ async def _serve_until_closed(pipe: Connection, jobs: int, systems: int) -> None
             self.set_header("f7t-appversion", "2.x.x")
 
     class Jobs(Api):
-        def get(self, system: str) -> None:
+        async def get(self, system: str) -> None:
             counted["list"] += 1
+            await answering.wait()
             number = int(system)
             if number not in lists:
                 mine = [row for job_id, row in rows.items() if int(job_id) % systems == number]
@@ -81,12 +93,18 @@ async def _serve_until_closed(pipe: Connection, jobs: int, systems: int) -> None
             self.finish(lists[number])
 
     class Job(Api):
-        def get(self, system: str, job_id: str) -> None:
+        async def get(self, system: str, job_id: str) -> None:
             counted["by id"] += 1
+            await answering.wait()
             self.finish({"jobs": [rows[job_id]]})
 
+    class Jupyter(RequestHandler):
+        """The single-user server of everybody, for whom it is enough that it answers."""
+
+        def get(self) -> None:
+            self.finish({"version": "0"})
+
     def asked() -> None:
-        nonlocal counted
         try:
             what, *arguments = pipe.recv()
         except EOFError:
@@ -96,13 +114,18 @@ async def _serve_until_closed(pipe: Connection, jobs: int, systems: int) -> None
         if what == "end":
             rows[arguments[0]]["status"]["state"] = "COMPLETED"
             lists.clear()
-            pipe.send(None)
-        else:
-            pipe.send(counted)
-            counted = Counter()
+        elif what == "hold":
+            answering.clear()
+        elif what == "release":
+            answering.set()
+        pipe.send(counted)
 
     sockets = bind_sockets(0, "127.0.0.1", backlog=1024)
-    routes = [(r"/compute/(\d+)/jobs", Jobs), (r"/compute/(\d+)/jobs/(\d+)", Job)]
+    routes = [
+        (r"/compute/(\d+)/jobs", Jobs),
+        (r"/compute/(\d+)/jobs/(\d+)", Job),
+        (r"/user/.*", Jupyter),
+    ]
     HTTPServer(Application(routes, log_function=lambda handler: None)).add_sockets(sockets)
     closed = asyncio.Event()
     asyncio.get_running_loop().add_reader(pipe.fileno(), asked)

@@ -17,7 +17,6 @@ import os
 import platform
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -116,15 +115,15 @@ async def _measure(servers: int, systems: int, rounds: int) -> Row:
             watches.append(watch)
         for monitor in monitors:
             await monitor.tick()
-        firecrest.requests()
+        before_ticks = firecrest.requests()
         gc.collect()
         bytes_each = (psutil.Process().memory_info().rss - before) / servers
-        loads, requests = [], Counter[str]()
+        loads = []
         for _ in range(TICKS * rounds):
             async with load() as measured:
                 await asyncio.gather(*(monitor.tick() for monitor in monitors))
             loads.append(measured)
-            requests += firecrest.requests()
+        requests = firecrest.requests() - before_ticks
         cpu = sorted(each.cpu for each in loads)[len(loads) // 2]
         began = time.monotonic()
         firecrest.end("0")

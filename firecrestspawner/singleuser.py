@@ -48,6 +48,7 @@ START_SILENCE = 60.0  # not listening for so long: ask the Hub whether the serve
 LOOK_EVERY = 0.02
 FAREWELL = 15.0  # for telling the Hub that the server ended; its monitor sees that too
 UNKNOWN_PATIENCE = 86400
+REQUEUED_PATIENCE = 30.0  # of a job that runs again, with a Hub that does not know it (any more)
 ANSWER_LIMIT = 1 << 20  # bytes
 PORT_TRIES = 5
 ADDRESS_LIMIT = 16
@@ -503,7 +504,10 @@ class Session:
         """The Hub's signed `start`, or the exit code where there is nothing to start."""
         nonce = os.urandom(16).hex()
         job_id = next((self.facts[name] for name in JOB_IDS if self.facts.get(name)), "")
-        give_up = time.monotonic() + self.patience
+        # sbatch(1): set, and not 0, if the job was requeued.
+        requeued = self.facts.get("SLURM_RESTART_COUNT", "0") != "0"
+        began = time.monotonic()
+        give_up = began + self.patience
         for failures in range(sys.maxsize):
             call = self.ask("hello", ticket=self.ticket, nonce=nonce, job_id=job_id)
             if call.verdict == "start":
@@ -511,6 +515,9 @@ class Session:
             if call.verdict == "ended":
                 say(f"the Hub no longer wants this server: {call.answer.get('reason')}")
                 return 0
+            if call.verdict == "unknown" and requeued:
+                # Its first run's server is over. Nothing of this one is there to be lost yet.
+                give_up = min(give_up, began + REQUEUED_PATIENCE)
             delay = jittered(failures)
             if self.bell.caught:
                 break

@@ -10,7 +10,8 @@ import pytest
 
 from tests.journeys.person import Person
 from tests.journeys.site import LOOK, eventually
-from tests.slurm.cluster import SlurmSite, script
+from tests.services.processes import ServiceError
+from tests.slurm.cluster import SlurmSite
 
 #: Seconds for which the controller is away: longer than any pause between two looks at jobs.
 OUTAGE = 120.0
@@ -79,16 +80,22 @@ def test_a_drained_node_keeps_its_server_and_the_queue_says_why(
     alice.stop()
 
 
-def test_a_job_that_is_requeued_goes_back_to_the_queue_and_its_server_is_over(
+def test_no_server_is_requeued_and_one_that_an_operator_forces_to_ends_itself(
     site: SlurmSite, alice: Person
 ):
-    """R1, R7: with a site's script that lets Slurm requeue. The server said goodbye, and what
-    starts again under the same number finds that its ticket has been used: it serves nobody."""
-    site.configure("again", batch_script=script("--requeue", command="{{cmd}}"))
-    alice.start("again")
-    job_id = site.job_id("alice", "again")
+    """R1, R7: the script says that it cannot be. Where an operator insists, the server says goodbye
+    and is over; what runs again under the same number learns that nobody knows it any more."""
+    alice.start()
+    job_id = site.job_id("alice")
+    with pytest.raises(ServiceError, match="disabled"):
+        site.slurm.administer("scontrol", "requeue", job_id)
+    assert alice.servers()[""]["ready"]
+    site.slurm.administer("scontrol", "update", f"JobId={job_id}", "Requeue=1")
     site.slurm.administer("scontrol", "requeue", job_id)
-    alice.wait_until_gone("again", timeout=60.0)
-    assert site.state("alice", "again") == {}
+    alice.wait_until_gone(timeout=60.0)
+    assert site.state("alice") == {}
+    eventually(lambda: site.queue("alice") == ["PENDING (BeginTime)"], 30.0, "it is queued again")
     site.slurm.administer("scontrol", "update", f"JobId={job_id}", "StartTime=now")
-    site.wait_for_empty_queue("alice")
+    eventually(lambda: not site.queue("alice"), 120.0, "it has ended itself")
+    assert site.end(job_id) == "FAILED"
+    assert "this Hub does not know the server" in site.log_of("alice", job_id)

@@ -169,6 +169,18 @@ def test_a_job_that_the_hub_no_longer_wants_ends_at_hello(hub: Hub, launch: Laun
     assert not hub.messages("ready")
 
 
+def test_a_requeued_job_that_its_hub_does_not_know_ends_soon(hub: Hub, launch: Launch) -> None:
+    """R7: nobody wants it; a job that runs for the first time has all its patience."""
+    hub.replies["hello"] = [UNKNOWN]
+    pace = {"REQUEUED_PATIENCE": 0.5}
+    first = launch(patience=600, pace=pace)
+    again = launch(patience=600, pace=pace, env={"SLURM_RESTART_COUNT": "1"})
+    code, said = again.wait()
+    assert code == 1
+    assert "this Hub does not know the server" in said.splitlines()[-1]
+    assert first.process.poll() is None
+
+
 @pytest.mark.parametrize(
     "answer",
     [
