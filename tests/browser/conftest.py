@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 from selenium.common.exceptions import WebDriverException
 
+from firecrestspawner.demo.issuer import DEFAULT_USERS
 from tests.browser.chromium import NoBrowserError, chromium
 from tests.browser.pages import Window
 from tests.journeys.site import Site
@@ -57,16 +59,27 @@ def shared() -> Iterator[list[Site]]:
 
 @pytest.fixture
 def site(request: pytest.FixtureRequest, shared: list[Site]) -> Iterator[Site]:
-    """The shared site, its queue open before and after."""
+    """The shared site, its queue open before and after, and its users' homes empty: JupyterLab
+    brings back what was open in the last server, with whoever's browser that was."""
     if not shared:
         site = Site(log_level="INFO")
         site.__enter__()
         shared.append(site)
     site = request.node.stash[SITE] = shared[0]
+    for user in DEFAULT_USERS:
+        _empty(site.executor.home_of(user.name))
     yield site
     site.executor.release()
     if request.node.stash.get(FAILED, False):
         shared.pop().close()
+
+
+def _empty(home: Path) -> None:
+    for path in home.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 @pytest.fixture
