@@ -148,7 +148,6 @@ class TokenStore:
         # Both hold only what is under way.
         self._turns: dict[str, _Turn] = {}
         self._flights: set[asyncio.Task[Any]] = set()
-        self._nudged: set[str] = set()
 
     # -- for those who need tokens -----------------------------------------------------------
 
@@ -164,30 +163,6 @@ class TokenStore:
     async def renew(self, user: Any) -> TokenSet:
         """As :meth:`get`, but the issuer is asked in any case: does the session still exist?"""
         return await self._shielded(self._get(user, MARGIN, renew=True))
-
-    def nudge(self, user: Any) -> None:
-        """Have the user's tokens refreshed in the background if they need it; never raises.
-
-        For requests that must not wait for the issuer.
-        """
-        name = self._vault_of(user).name
-        if name not in self._nudged:
-            self._nudged.add(name)
-            self._fly(self._nudge(user, name))
-
-    async def _nudge(self, user: Any, name: str) -> None:
-        try:
-            await self._get(user, MARGIN)
-        except (LoginRequired, PermissionDenied):
-            pass  # logged when it was recorded
-        except ProviderUnavailable as error:
-            log.info("The tokens of %s are not refreshed: %s", name, error.detail)
-        except Exception as error:
-            # Nobody waits for this one: what is not said here is never said. Its kind only: what
-            # comes from elsewhere may quote tokens.
-            log.error("The tokens of %s are not refreshed: %s", name, type(error).__name__)
-        finally:
-            self._nudged.discard(name)
 
     # -- for those who end sessions ----------------------------------------------------------
 

@@ -79,6 +79,9 @@ class LoopbackServer:
         server.keep_alive_conn_limit = KEPT_ALIVE
         server.expiration_interval = 0.1
         server.prepare()
+        # Cheroot leaves it off for port 0: connections that end with the server would keep the port
+        # from the next one for a minute.
+        server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._server = server
         self.port = server.bind_addr[1]
 

@@ -16,6 +16,7 @@ from tests.journeys.logins import (
     log_in_silently,
     logged_in,
     personal_token,
+    program,
     script,
 )
 from tests.journeys.person import Person
@@ -33,6 +34,13 @@ def as_bob(page: Page) -> Form:
     """The issuer's form, filled in by bob."""
     form = page.form_with("password")
     return replace(form, fields=form.fields | {"username": "bob", "password": "builder"})
+
+
+def forget_the_server(person: Person) -> None:
+    """The browser has not been to the person's servers yet, only to the Hub."""
+    jar = person._http.cookies.jar
+    for cookie in [each for each in jar if each.path.startswith("/user/")]:
+        jar.clear(cookie.domain, cookie.path, cookie.name)
 
 
 def test_policy_hub_an_ended_session_ends_nothing(make_site: Callable[..., Site]):
@@ -89,6 +97,10 @@ def test_an_issuer_that_is_away_logs_nobody_out(make_site: Callable[..., Site], 
         try:
             assert is_logged_in(alice)
             assert alice.run(kernel, "6*7") == "42"
+            # As after the five minutes for which a server remembers what the Hub has told it.
+            assert site.hub_status(site.api_token("alice")) == 200
+            forget_the_server(alice)
+            alice.open_lab()
             path = alice.hub("api/users/alice/servers/second")
             answer = alice._http.post(
                 f"{alice.url}{path}", json={}, headers=alice._xsrf_header(path)
@@ -147,7 +159,8 @@ def test_the_back_channel_ends_what_the_policy_says(make_site: Callable[..., Sit
 
 def test_a_lost_role_ends_access_at_the_next_refresh(make_site: Callable[..., Site]):
     """``allow_all`` does not help; the server goes on. Without the role there is no login, and the
-    page says what is missing and whom to ask."""
+    page says what is missing and whom to ask. A program with a token of the user's starts nothing
+    and is told the same."""
     required = (
         "c.FirecRESTAuthenticator.required_permissions = ['profile', 'hpc-user']\n"
         "c.FirecRESTAuthenticator.permission_contact = 'help@example.org'\n"
@@ -158,9 +171,14 @@ def test_a_lost_role_ends_access_at_the_next_refresh(make_site: Callable[..., Si
     with logged_in(site) as alice, Person(site, "bob") as bob:
         alice.start()
         assert is_logged_in(alice)
+        token = personal_token(alice)
         site.issuer.update_user("alice", roles=())
         eventually(lambda: not is_logged_in(alice), what="a login is asked for")
-        assert site.unfinished("alice")
+        (job,) = site.unfinished("alice")
+        answer = program(alice, token, "POST", "api/users/alice/servers/second", json={})
+        assert answer.status_code == 403
+        assert "hpc-user. Please ask help@example.org" in answer.json()["message"]
+        assert [each.id for each in site.jobs("alice")] == [job.id]
         login = bob.open(bob.hub("login")).link_to("/hub/oauth_login")
         answer = bob.post(as_bob(bob.open(login)))
         assert answer.status_code == 403
@@ -172,17 +190,18 @@ def test_a_lost_role_ends_access_at_the_next_refresh(make_site: Callable[..., Si
 
 
 def test_a_logout_ends_the_session_at_the_issuer_and_no_server(site: Site, alice: Person):
-    """The tokens are revoked and forgotten; the browser is sent to the issuer's own page."""
+    """The tokens are revoked and forgotten, whether or not the browser gets to the issuer's own
+    page, where it is sent."""
     alice.start()
     id_token = site.auth_state("alice")["id_token"]
     answer = alice._http.get(f"{alice.url}{alice.hub('logout')}", follow_redirects=False)
     target = urlsplit(answer.headers["location"])
     assert target.path.endswith("/logout")
     assert parse_qs(target.query)["id_token_hint"] == [id_token]
+    assert site.issuer.sessions("alice") == []
     alice.open(answer.headers["location"])
     assert not is_logged_in(alice)
     assert site.query("SELECT encrypted_auth_state FROM users WHERE name = 'alice'") == [(None,)]
-    assert site.issuer.sessions("alice") == []
     assert site.unfinished("alice")
     alice.log_in()
     alice.stop()
