@@ -16,9 +16,10 @@ from oauthenticator.oauth2 import OAuthLogoutHandler
 from tornado.web import stream_request_body
 
 from .errors import Error, LoginRequired, LogoutTokenError, ProviderUnavailable
-from .models import Secret, TokenSet
+from .models import Secret
 from .oidc import LEEWAY, Provider
 from .sessions import Origin, end
+from .tokens import Forgotten
 from .vault import UserVault
 
 log = logging.getLogger(__name__)
@@ -62,8 +63,8 @@ async def log_out(authenticator: Any, user: Any, handler: Any) -> str:
     """
     farewell = authenticator.run(_forget(authenticator, user))
     await asyncio.wait({farewell}, timeout=DEADLINE)
-    tokens = farewell.result() if farewell.done() else None
-    if tokens is None:
+    forgotten = farewell.result() if farewell.done() else None
+    if forgotten is None:
         return ""
     endpoint = (await authenticator.provider.metadata()).get("end_session_endpoint")
     if not isinstance(endpoint, str):
@@ -73,25 +74,25 @@ async def log_out(authenticator: Any, user: Any, handler: Any) -> str:
         # There nobody is logged in any more, so that the Hub's own page is shown.
         "post_logout_redirect_uri": urljoin(authenticator.get_callback_url(handler), "logout"),
     }
-    if tokens.id_token is not None:
-        query["id_token_hint"] = tokens.id_token.reveal()
+    if forgotten.id_token is not None:
+        query["id_token_hint"] = forgotten.id_token.reveal()
     return f"{endpoint}{'&' if '?' in endpoint else '?'}{urlencode(query)}"
 
 
-async def _forget(authenticator: Any, user: Any) -> TokenSet | None:
+async def _forget(authenticator: Any, user: Any) -> Forgotten | None:
     """None when there was nothing, or the issuer has not confirmed the end of it."""
-    tokens: TokenSet | None = await authenticator.token_store.forget(user)
+    forgotten: Forgotten | None = await authenticator.token_store.forget(user)
     authenticator.origins.drop(user.id)
-    if tokens is None:
+    if forgotten is None:
         return None
     try:
-        if tokens.refresh_token is not None:
-            await authenticator.provider.revoke(tokens.refresh_token)
+        if forgotten.refresh_token is not None:
+            await authenticator.provider.revoke(forgotten.refresh_token)
         await authenticator.provider.metadata()
     except Error as error:
         log.info("The tokens of %s could not be revoked: %s", user.name, error.detail)
         return None
-    return tokens
+    return forgotten
 
 
 class LogoutTokens:

@@ -176,9 +176,9 @@ class TokenSet:
         return cls(
             access_token=Secret(access),
             expires_at=_expiry(answer.get("expires_in"), now),
-            refresh_token=_optional_secret(answer.get("refresh_token")),
+            refresh_token=optional_secret(answer.get("refresh_token")),
             refresh_expires_at=_expiry(answer.get("refresh_expires_in"), now),
-            id_token=_optional_secret(answer.get("id_token")),
+            id_token=optional_secret(answer.get("id_token")),
             scope=_scope(answer.get("scope")),
             token_type=str(answer.get("token_type") or "Bearer"),
             issued_at=now,
@@ -211,7 +211,8 @@ class TokenSet:
         return result
 
 
-def _optional_secret(value: Any) -> Secret | None:
+def optional_secret(value: Any) -> Secret | None:
+    """A Secret of a text that is not empty, None of anything else."""
     return Secret(value) if isinstance(value, str) and value else None
 
 

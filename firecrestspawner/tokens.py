@@ -8,11 +8,11 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from .errors import LoginRequired, PermissionDenied, ProviderUnavailable
 from .metrics import REFRESHES
-from .models import TokenSet
+from .models import Secret, TokenSet, optional_secret
 from .oauth import LOGIN_REQUIRED, UNAVAILABLE
 from .oidc import Provider
 from .shared import Turnstile
@@ -112,6 +112,16 @@ class Revision:
 Revise = Callable[[Any, dict[str, Any], TokenSet], Awaitable[Revision | None]]
 
 
+class Forgotten(NamedTuple):
+    """What there is to revoke, and by what the issuer knows the session it belongs to.
+
+    That session may go on without a refresh token: the login here ends with a lost answer, too.
+    """
+
+    refresh_token: Secret | None
+    id_token: Secret | None
+
+
 @dataclass
 class _Turn:
     """One user's lock, and how the issuer was last asked under it."""
@@ -166,23 +176,22 @@ class TokenStore:
 
     # -- for those who end sessions ----------------------------------------------------------
 
-    async def forget(self, user: Any) -> TokenSet | None:
-        """Empty the user's auth_state; what it held, so that it can be revoked.
+    async def forget(self, user: Any) -> Forgotten | None:
+        """Empty the user's auth_state; what it held, None where there was no login.
 
         Waits for a refresh under way, whose tokens are the ones to revoke. A login meanwhile wins.
         Goes on if the caller is cancelled.
         """
         return await self._shielded(self._forget(user))
 
-    async def _forget(self, user: Any) -> TokenSet | None:
+    async def _forget(self, user: Any) -> Forgotten | None:
         vault = self._vault_of(user)
         async with self._turn(vault.name):
             state, stored = await vault.load()
             vault.swap(stored, None)
-            try:
-                return read_tokens(state or {})
-            except ValueError:
+            if not state:
                 return None
+            return Forgotten(*(optional_secret(state.get(name)) for name in Forgotten._fields))
 
     async def end(
         self,

@@ -114,6 +114,19 @@ def test_a_logout_stops_servers_where_the_site_wants_it(make_site: Callable[...,
     eventually(lambda: not site.remains(), what="nothing remains")
 
 
+def test_a_logout_ends_the_session_that_a_lost_answer_left(site: Site, alice: Person):
+    """The refresh token is spent, so that the login at the Hub has ended; the browser's session at
+    the issuer has not, and would log in whoever comes next."""
+    site.issuer.spend_refresh_tokens("alice")
+    check = alice.api("GET", alice.hub("api/firecrest/session?check=1")).json()
+    assert check["valid"] is False
+    assert len(site.issuer.sessions("alice")) == 1
+    alice.look_at(alice.hub("logout"))
+    assert site.issuer.sessions("alice") == []
+    assert auth_state_is_empty(site)
+    assert not is_logged_in(alice)
+
+
 def test_a_logout_needs_no_issuer(site: Site, alice: Person):
     """R5, R8: whether it is down or says nothing; the Hub shows its own page."""
     site.issuer.stop()

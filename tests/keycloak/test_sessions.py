@@ -107,6 +107,28 @@ def test_logging_out_of_the_hub_ends_the_session_at_keycloak(site: KeycloakSite,
     alice.log_in()
 
 
+def test_a_logout_ends_the_session_at_keycloak_that_a_lost_answer_left(
+    site: KeycloakSite, alice: Member
+):
+    """The Hub's refresh token is spent; the browser's session would log in whoever comes next."""
+    left = unverified(site.auth_state("alice")["access_token"])["sid"]
+    assert site.spend(site.auth_state("alice")["refresh_token"]) == 200
+    assert alice.session(check=True)["valid"] is False
+    assert left in [each["id"] for each in site.keycloak.realm.sessions("alice")]
+    page = alice.open(alice.hub("logout"))
+    assert page.address == f"{site.url}/hub/login"
+    assert left not in [each["id"] for each in site.keycloak.realm.sessions("alice")]
+
+
+def test_a_logout_when_keycloaks_session_is_over_comes_back(site: KeycloakSite, alice: Member):
+    """Whoever ended it: there is nothing to end, and nothing to be asked."""
+    assert site.keycloak.realm.end_sessions("alice")
+    _wait_for_keycloaks_word(site)
+    page = alice.open(alice.hub("logout"))
+    assert page.address == f"{site.url}/hub/login"
+    assert site.query("SELECT encrypted_auth_state FROM users WHERE name = 'alice'") == [(None,)]
+
+
 def test_a_logout_elsewhere_ends_it_for_the_hub(site: KeycloakSite, alice: Member):
     """Back-channel logout again, after a restart: the Hub has to look up whose session it was."""
     site.restart_hub()

@@ -357,11 +357,24 @@ async def test_what_is_forgotten_is_the_latest_and_does_not_come_back(
     forgetting = asyncio.ensure_future(store.forget(vault))
     await asyncio.sleep(0)
     held.release()
-    assert await forgetting == await need
+    last = await need
+    assert await forgetting == (last.refresh_token, last.id_token)
     assert vault.state == {}
     with pytest.raises(LoginRequired):
         await store.get(vault)
     assert await store.forget(vault) is None
+
+
+async def test_of_a_login_that_has_ended_the_id_token_is_left(
+    issuer: Issuer, store: TokenStore, vault: MemoryVault
+) -> None:
+    """There may be a session at the issuer for a logout to end; the refresh token is spent."""
+    id_token = vault.tokens.id_token
+    issuer.spend_refresh_tokens("alice")
+    with pytest.raises(LoginRequired):
+        await store.get(vault)
+    assert await store.forget(vault) == (None, id_token)
+    assert vault.state == {}
 
 
 async def test_a_session_ended_elsewhere_is_recorded_once(
