@@ -19,7 +19,7 @@ help:
 	@echo 'make check   format, lint, types, import layers'
 	@echo 'make bench   benchmarks'
 	@echo 'make docs    the documentation, warnings being errors'
-	@echo 'make oldest  the unit tier against the oldest supported JupyterHub'
+	@echo 'make oldest  the unit tier, and journeys of refreshes, against the oldest supported JupyterHub'
 
 demo: $(READY)
 	$(BIN)/firecrestspawner demo $(ARGS)
@@ -42,8 +42,10 @@ bench: $(BENCH_READY)
 docs: $(DOCS_READY)
 	$(BIN)/sphinx-build -n -W --keep-going -b html docs docs/_build/html
 
+# The journeys: before JupyterHub 6.1 who asks, and what a refusal means, is told in other ways.
 oldest: $(OLDEST)/.ready
 	$(OLDEST)/bin/python tests/run.py unit
+	$(OLDEST)/bin/python -m pytest tests/journeys/test_refreshes.py -k 'program or admin_does or browser'
 
 # An environment with pip in it. Debian's Python has no ensurepip without python3-venv: there the
 # pip beside it puts another one in (with --target, which every pip knows; Ubuntu 22.04's lacks --python).
@@ -69,6 +71,7 @@ $(DOCS_READY): $(READY)
 
 $(OLDEST)/.ready: setup.cfg pyproject.toml Makefile | $(OLDEST)/.pip
 	$(OLDEST)/bin/python -m pip install --quiet -e '.[demo,test]' $(OLDEST_PINS)
+	$(OLDEST)/bin/python -m firecrestspawner.demo.proxy
 	touch $@
 
 clean:
