@@ -6,7 +6,7 @@ import argparse
 import os
 import platform
 
-from benchmarks import launcher, polling, spawn, tokens
+from benchmarks import launcher, polling, spawn, start_up, tokens
 
 
 def main() -> int:
@@ -21,6 +21,8 @@ def main() -> int:
     tokens.run(rounds)
     print()
     polling.run(rounds)
+    print()
+    start_up.run()
     return 0
 
 

@@ -166,7 +166,7 @@ class Slurm:
         return administer(self._daemons.layout.slurm_conf, *argv)
 
     def without_controller(self) -> contextlib.AbstractContextManager[None]:
-        """As if slurmctld's machine had died; jobs that run go on."""
+        """Nobody answers for the cluster; jobs that run go on."""
         return self._daemons.without_controller()
 
     def state(self, job: str) -> str:

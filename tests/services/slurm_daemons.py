@@ -141,9 +141,13 @@ class Daemons:
 
     @contextlib.contextmanager
     def without_controller(self) -> Iterator[None]:
-        """slurmctld is killed; afterwards another one reads its state and takes up its jobs."""
+        """slurmctld is ended; afterwards another one reads its state and takes up its jobs.
+
+        Not by SIGKILL: it would take jobs for pending that began since it last saved its state, and
+        start them a second time.
+        """
         controller = self._children["slurmctld"]
-        controller.kill()
+        controller.terminate()
         controller.wait()
         try:
             yield

@@ -37,7 +37,7 @@ def drained(site: SlurmSite) -> Iterator[None]:
 def test_without_its_controller_the_cluster_keeps_its_servers(
     site: SlurmSite, alice: Person, bob: Person
 ):
-    """R1, R7, R9: slurmctld is killed for two minutes. What runs goes on, kernels too; a start says
+    """R1, R7, R9: slurmctld is away for two minutes. What runs goes on, kernels too; a start says
     in a sentence what is wrong; afterwards all is as before."""
     alice.start()
     job_id = site.job_id("alice")
