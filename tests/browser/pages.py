@@ -139,8 +139,26 @@ class Window:
         self.wait(lambda: _gone(form), "the form is sent")
 
     def refusal(self) -> str:
-        """What the spawn form says about the last attempt."""
-        return self.see_text(".spawn-error-msg")
+        """What is said about the attempt that was refused, wherever; then the form is there again.
+
+        That is above the form if JupyterHub was told within the second for which it waits, else on
+        the pending page, or on the one that a failed start has once it is over.
+        """
+        said = self.wait(self._refused, "the start is refused", START_TIMEOUT)
+        if not self.browser.find_elements(By.ID, "spawn_form"):
+            self.open(self.browser.current_url.removeprefix(self.url).replace("-pending", ""))
+            self.see("#spawn_form")
+        assert said is not None
+        return said.removeprefix("Error: ").removeprefix("Spawn failed: ")
+
+    def _refused(self) -> str | None:
+        places = ".spawn-error-msg, #progress-message, h1 ~ p"
+        texts = [each.text for each in self.browser.find_elements(By.CSS_SELECTOR, places)]
+        if "spawn-pending" not in self.browser.current_url:
+            return next(iter(texts), None)
+        if self.browser.find_elements(By.ID, "progress-message"):
+            return next((text for text in texts if text.startswith("Spawn failed: ")), None)
+        return next((text for text in texts if text and "latest attempt" not in text), None)
 
     def progress(self, *parts: str) -> str:
         """The pending page's sentence once it holds ``parts``."""

@@ -55,7 +55,7 @@ def test_a_refusal_is_one_sentence_above_what_was_filled_in(site: Site, window: 
     window.fill_in(Partition="gpu", Run_time="00:30:00")
     window.start()
     said = window.refusal()
-    assert said.startswith("Error: The scheduler refused the job: ")
+    assert said.startswith("The scheduler refused the job: ")
     assert "gpu" in said
     assert said.endswith(".") and "\n" not in said and len(said) < 200
     assert not any(word in said for word in ("Exception", "HTTP", "reason=", "sbatch", "{"))
@@ -64,5 +64,5 @@ def test_a_refusal_is_one_sentence_above_what_was_filled_in(site: Site, window: 
     window.fill_in(Partition="debug", Run_time="lunch")
     window.start()
     said = window.refusal()
-    assert said.startswith("Error: Run time: 'lunch' cannot be used; write it like '04:00:00'")
+    assert said.startswith("Run time: 'lunch' cannot be used; write it like '04:00:00'")
     assert not site.remains()

@@ -40,7 +40,7 @@ def test_an_ended_session_is_begun_again_from_the_page_that_says_so(site: Site, 
     site.issuer.end_session("alice")
     window.start()
     assert window.refusal() == (
-        "Error: Your login has ended at the identity provider. Log in again to continue."
+        "Your login has ended at the identity provider. Log in again to continue."
     )
     window.open("/hub/home")
     assert "Your single sign-on session has ended." in window.notice("Log in again")
