@@ -193,6 +193,7 @@ class JobMonitor:
         """
         self._beat()
         if not self._choice.wanted(len(self.watches), self.clock()):
+            self._choice.by_id_next = False
             await self._look_by_id([watch for watch in self.watches if self._is_due(watch)])
             return
         try:
@@ -204,6 +205,7 @@ class JobMonitor:
             )
         except FirecRESTError as error:
             log.warning("The list of jobs on %s: %s; asking by id", self.system, error.detail)
+            self._choice.by_id_next = True
             await self._look_by_id(list(self.watches))
             self._choice.failed(self.clock())
             return

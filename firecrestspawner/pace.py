@@ -41,16 +41,24 @@ def list_is_cheaper(watched: int, rows: int) -> bool:
 
 @dataclass
 class ListChoice:
-    """Whether to ask for the list, from what came back before. Times are seconds of one clock."""
+    """Whether to ask for the list, from what came back before. Times are seconds of one clock.
+
+    ``by_id_next``: when neither list nor queries were answered, the queries come first the next
+    time. A breaker lets one question through to learn whether the system is back, and that must not
+    be the list for ever: it may be the list that fails.
+    """
 
     rows: int = 0
     filtered: bool = True
     asked_at: float = float("-inf")
     failures: int = 0
+    by_id_next: bool = False
 
     def wanted(self, watched: int, now: float) -> bool:
         """True when the list is to be asked for now; else each job by its id."""
         since = now - self.asked_at
+        if self.by_id_next:
+            return False
         if self.failures:
             return since >= min(RETRY_LEAST * 2.0 ** min(self.failures, 20), RETRY_MOST)
         # A filtered list holds our own jobs only: one request for them all (C1).
@@ -63,5 +71,5 @@ class ListChoice:
 
     def failed(self, now: float) -> None:
         """The list did not come, though queries by id are answered."""
-        self.asked_at = now
+        self.asked_at, self.by_id_next = now, False
         self.failures += 1

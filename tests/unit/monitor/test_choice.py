@@ -105,6 +105,25 @@ async def test_with_nobody_at_home_it_is_not_knocked_at_every_door() -> None:
 
 
 @in_virtual_time
+async def test_after_an_outage_the_list_is_not_the_only_one_to_ask_whether_it_is_over() -> None:
+    """R9: a breaker lets one question through now and then, and the list may fail for itself."""
+    scene = Scene()
+    await settled(scene, "1")
+    scene.cluster.list_error = scene.cluster.job_error = Unreachable("-")
+    before = len(scene.cluster.asked)
+    for _ in range(4):
+        await asyncio.sleep(scene.monitor.slow)
+        with pytest.raises(Unreachable):
+            await scene.monitor.tick()
+    assert since(scene, before) == ["list", "1", "1", "list", "1", "1"]
+    scene.cluster.job_error = None
+    await asyncio.sleep(scene.monitor.slow)
+    await scene.monitor.tick()
+    await scene.monitor.tick()
+    assert since(scene, before)[6:] == ["list", "1"], "with queries answered, the list is the fault"
+
+
+@in_virtual_time
 async def test_a_few_bad_jobs_do_not_keep_the_others_from_being_looked_at() -> None:
     """R9: a round that is given up begins with the others the next time."""
     scene = Scene()
