@@ -48,6 +48,12 @@ def troubles(user: Any) -> list[str]:
     return spawner.troubles() if hasattr(spawner, "troubles") else []
 
 
+def farewells(user: Any) -> list[str]:
+    """What a page says of jobs of ``user`` that were stopped and may still be there (R7)."""
+    spawner = user.spawner
+    return spawner.farewells() if hasattr(spawner, "farewells") else []
+
+
 def add_to(app: Any, warning: float) -> None:
     """Give the Hub's templates the functions that ours call.
 
@@ -56,6 +62,7 @@ def add_to(app: Any, warning: float) -> None:
     functions = {
         "firecrest_session_notice": partial(session_notice, warning=warning),
         "firecrest_troubles": troubles,
+        "firecrest_farewells": farewells,
         "firecrest_reauth": partial(links.reauth, app.hub.base_url),
     }
     for environment in ("jinja2_env", "jinja2_env_sync"):

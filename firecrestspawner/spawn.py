@@ -238,5 +238,28 @@ def earlier(
     return jobs, [submitted_at for submitted_at in unsettled if submitted_at]
 
 
+def farewells(states: Mapping[str, Mapping[str, Any]], *, now: float) -> list[str]:
+    """What a user is told of jobs that were stopped and may still be there, a sentence each.
+
+    ``states`` are the stored states of the user's servers by name; ``now`` is in Unix seconds.
+    """
+    return [
+        _farewell(name, stone)
+        for name, state in sorted(states.items())
+        for stone in state.get("tombstones") or ()
+        # One of a submit whose answer was lost: there may never have been a job.
+        if stone["job_id"] and stone["until"] > now and stone["spawn_id"] != state.get("spawn_id")
+    ]
+
+
+def _farewell(name: str, stone: Mapping[str, Any]) -> str:
+    server = f"your server {name}" if name else "your server"
+    end = "within minutes" if stone["nonce"] else "as soon as it begins"
+    return (
+        f"Job {stone['job_id']} on {stone['system']}, of {server}, was stopped but could not be "
+        f"cancelled: it ends itself {end}."
+    )
+
+
 def _json(value: Any) -> bytes:
     return json.dumps(value).encode()

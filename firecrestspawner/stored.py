@@ -15,7 +15,7 @@ from .cluster import Cluster, Clusters
 from .config import SpawnerConfig
 from .handlers import Switchboard
 from .service import ServiceAccount
-from .spawn import Spawn, Tombstone
+from .spawn import Spawn, Tombstone, farewells
 from .vault import seal, unseal
 from .watch import Watch
 
@@ -142,6 +142,11 @@ class StoredSpawner(SpawnerConfig, Spawner):
         self._watch.starting = not spawn.address
         self._watch.changed = self._news
         return self._watch
+
+    def farewells(self) -> list[str]:
+        """What the user is told of jobs of all servers that were stopped and may still be there."""
+        rows = self.orm_spawner.user.orm_spawners
+        return farewells({name: row.state or {} for name, row in rows.items()}, now=time.time())
 
     # -- tombstones ---------------------------------------------------------------------------
 

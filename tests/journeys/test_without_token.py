@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import psutil
@@ -31,6 +32,10 @@ def test_a_server_is_told_that_it_is_not_wanted(make_site: Callable[..., Site]):
         launcher = launcher_of(site)
         launcher.suspend()
         alice.stop()
+        assert said(alice) == [
+            "Job 1 on demo, of your server, was stopped but could not be cancelled: it ends itself "
+            "within minutes."
+        ]
         launcher.resume()
     assert site.hub_status(token) == 403
     assert site.firecrest.count("cancel") == 0
@@ -55,6 +60,7 @@ def test_a_cancelled_job_ends_itself_at_hello(make_site: Callable[..., Site]):
         eventually(lambda: site.state("alice").get("job_id"), what="the job is known")
         site.issuer.end_session("alice")
         alice.stop()
+        assert "it ends itself as soon as it begins." in said(alice)[0]
     assert [job.state for job in site.jobs()] == ["PENDING"]
     site.kill_hub()
     site.start_hub()
@@ -64,6 +70,13 @@ def test_a_cancelled_job_ends_itself_at_hello(make_site: Callable[..., Site]):
     assert "the Hub no longer wants this server" in job_log(site)
     assert "the server listens" not in job_log(site)
     eventually(lambda: not site.remains(), what=f"nothing remains: {site.remains()}")
+
+
+def said(person: Person) -> list[str]:
+    """What the home page says of jobs that were stopped and may still be there."""
+    page = person.look_at(person.hub("home")).text
+    _, _, notice = page.partition('id="firecrest-farewells"')
+    return re.findall(r"<div>(.*?)</div>", notice.partition("</div>\n    </div>")[0])
 
 
 def launcher_of(site: Site) -> psutil.Process:

@@ -15,7 +15,7 @@ from firecrestspawner.channel import Exiting, Hello, Line, Ready
 from firecrestspawner.errors import ChannelError
 from firecrestspawner.models import Secret
 from firecrestspawner.progress import Stage
-from firecrestspawner.spawn import TOMBSTONE_LIFE, Spawn, Tombstone, earlier
+from firecrestspawner.spawn import TOMBSTONE_LIFE, Spawn, Tombstone, earlier, farewells
 
 NONCE = "a" * 32
 API_TOKEN = "hub-api-token-0123456789"
@@ -294,3 +294,23 @@ def test_what_earlier_starts_have_left_is_read_from_what_is_stored() -> None:
     jobs, unsettled = earlier(map(stored, states), "daint", besides=this.id)
     assert jobs == {"1", "2"}
     assert sorted(unsettled) == [2.0, 3.0]
+
+
+def test_what_a_user_is_told_of_jobs_that_could_not_be_cancelled() -> None:
+    """R7: not of the one being stopped right now, not of a submit that may have brought no job."""
+
+    def stone(spawn_id: str, **fields: object) -> dict[str, object]:
+        usual = {"spawn_id": spawn_id, "job_id": "7", "system": "daint", "nonce": "", "until": 9.0}
+        return {**usual, **fields}
+
+    states = {
+        "": {"spawn_id": "now", "tombstones": [stone("now"), stone("a", nonce="n")]},
+        "gpu": {"tombstones": [stone("b", job_id="8"), stone("c", job_id=""), stone("d", until=1)]},
+        "idle": {},
+    }
+    assert farewells(states, now=5.0) == [
+        "Job 7 on daint, of your server, was stopped but could not be cancelled: it ends itself "
+        "within minutes.",
+        "Job 8 on daint, of your server gpu, was stopped but could not be cancelled: it ends itself "
+        "as soon as it begins.",
+    ]
