@@ -303,7 +303,7 @@ def test_what_a_user_is_told_of_jobs_that_could_not_be_cancelled() -> None:
         usual = {"spawn_id": spawn_id, "job_id": "7", "system": "daint", "nonce": "", "until": 9.0}
         return {**usual, **fields}
 
-    states = {
+    states: dict[str, dict[str, object]] = {
         "": {"spawn_id": "now", "tombstones": [stone("now"), stone("a", nonce="n")]},
         "gpu": {"tombstones": [stone("b", job_id="8"), stone("c", job_id=""), stone("d", until=1)]},
         "idle": {},
@@ -311,6 +311,6 @@ def test_what_a_user_is_told_of_jobs_that_could_not_be_cancelled() -> None:
     assert farewells(states, now=5.0) == [
         "Job 7 on daint, of your server, was stopped but could not be cancelled: it ends itself "
         "within minutes.",
-        "Job 8 on daint, of your server gpu, was stopped but could not be cancelled: it ends itself "
-        "as soon as it begins.",
+        "Job 8 on daint, of your server gpu, was stopped but could not be cancelled: it ends "
+        "itself as soon as it begins.",
     ]
