@@ -283,10 +283,11 @@ class Line:
         return verdict(self.spawn_id, "ended", key, reason=self.ended)
 
 
-def next_call(servers: int, *, rate: float = 10.0, low: int = 15, high: int = 600) -> int:
+def next_call(servers: int, *, rate: float = 20.0, low: int = 15, high: int = 3000) -> int:
     """Seconds until a server should call again, so that all of them make ``rate`` calls a second.
 
-    Spread by a fifth, so that servers started together drift apart (C4).
+    Spread by a fifth, so that servers started together drift apart (C4). The launcher waits an hour
+    at most.
     """
     seconds = min(max(servers / rate, low), high)
     return round(seconds * (0.8 + 0.4 * secrets.randbelow(1000) / 1000))
