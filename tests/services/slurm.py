@@ -121,6 +121,7 @@ class Slurm:
         """
         if self._running:
             _clear(self.directory, reap=self._running.reap)
+            self._running.collect()
             self._running = None
 
     @property

@@ -160,6 +160,12 @@ class Daemons:
         for child in self._children.values():
             child.poll()
 
+    def collect(self) -> None:
+        """Wait for the exit codes of daemons that were killed: one may take a moment to be gone,
+        and cannot be told from one that is until then."""
+        for child in self._children.values():
+            child.wait(10)
+
     def _administer(self, *argv: str) -> str:
         return administer(self.layout.slurm_conf, *argv)
 
