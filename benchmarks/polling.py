@@ -17,6 +17,7 @@ import os
 import platform
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -24,7 +25,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import psutil
 from batchspawner import SlurmSpawner
 from firecrest.v2 import AsyncFirecrest
 
@@ -106,8 +106,7 @@ async def _measure(servers: int, systems: int, rounds: int) -> Row:
         client = FirecREST(firecrest.url)
         account = Account()
         monitors = [JobMonitor(client, str(n), account, JOB_NAME) for n in range(systems)]
-        gc.collect()
-        before = psutil.Process().memory_info().rss
+        tracemalloc.start()
         watches = []
         for number in range(servers):
             watch = monitors[number % systems].watch(str(number), user(str(number)))
@@ -117,7 +116,8 @@ async def _measure(servers: int, systems: int, rounds: int) -> Row:
             await monitor.tick()
         before_ticks = firecrest.requests()
         gc.collect()
-        bytes_each = (psutil.Process().memory_info().rss - before) / servers
+        bytes_each = tracemalloc.get_traced_memory()[0] / servers
+        tracemalloc.stop()
         loads = []
         for _ in range(TICKS * rounds):
             async with load() as measured:

@@ -72,18 +72,3 @@ class Shared(Generic[T]):
                 return usable
             self._at, self._failure = time.monotonic(), None
             return self._value
-
-
-class Turnstile:
-    """Lets one caller through in each round of the event loop, however many come at once (R8).
-
-    Whoever does a millisecond's work after it leaves the loop to others before the next one does.
-    """
-
-    def __init__(self) -> None:
-        self._lock = asyncio.Lock()
-
-    async def pass_through(self) -> None:
-        """Wait for those who came before."""
-        async with self._lock:
-            await asyncio.sleep(0)

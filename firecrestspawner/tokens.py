@@ -15,7 +15,7 @@ from .metrics import REFRESHES
 from .models import Secret, TokenSet, optional_secret
 from .oauth import LOGIN_REQUIRED, UNAVAILABLE
 from .oidc import Provider
-from .shared import Turnstile
+from .slices import Turnstile
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

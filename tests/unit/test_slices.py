@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firecrestspawner.slices import SLICE, elements
+from firecrestspawner.slices import SLICE, Slices, elements
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -55,6 +56,27 @@ async def test_other_shapes_of_the_same_answer_are_read(text: str, jobs: list[in
 async def test_what_holds_no_list_is_an_error(text: str) -> None:
     with pytest.raises(ValueError):
         await read(text)
+
+
+async def test_of_several_long_pieces_one_has_a_slice_at_a_time() -> None:
+    """R8: the lists of ten systems stall nobody ten times as long as one."""
+    pieces = 10
+
+    async def work() -> None:
+        slices = Slices()
+        for _ in range(10):
+            await slices.breathe()
+            until = time.perf_counter() + SLICE
+            while time.perf_counter() < until:
+                pass
+
+    working = [asyncio.ensure_future(work()) for _ in range(pieces)]
+    rounds = 0
+    while not all(piece.done() for piece in working):
+        await asyncio.sleep(0)
+        rounds += 1
+    # One in each round: so many rounds as there are slices, at least.
+    assert rounds >= pieces * 10
 
 
 async def test_others_come_in_between() -> None:

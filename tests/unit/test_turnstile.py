@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
-from firecrestspawner.shared import Turnstile
+from firecrestspawner.slices import Turnstile
 
 
 async def test_one_passes_in_each_round_of_the_loop() -> None:
