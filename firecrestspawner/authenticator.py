@@ -20,7 +20,7 @@ from oauthenticator.generic import GenericOAuthenticator
 from tornado.web import HTTPError
 from traitlets import Bool, Enum, Float, List, Unicode, default
 
-from . import permissions, sessions
+from . import permissions, resume, sessions
 from .cluster import own_addresses
 from .endpoints import SessionHandler, TokenHandler
 from .errors import Error, LoginRequired, PermissionDenied, ProviderUnavailable
@@ -33,6 +33,7 @@ from .oauth import UNAVAILABLE, TokenClient, token_set
 from .oidc import Provider
 from .pages import add_to
 from .shutdown import at_shutdown
+from .strays import Strays
 from .submission import unworkable
 from .tokens import Revision, TokenStore, write_tokens
 from .vault import UserVault
@@ -138,6 +139,7 @@ class FirecRESTAuthenticator(GenericOAuthenticator):
         self.token_store = TokenStore(self.provider, UserVault, revise=self._revise)
         self.origins = sessions.Origins(self.user_auth_state_key)
         self.logout_tokens = LogoutTokens(self.provider, self.client_id)
+        self.strays = Strays(self.token_store, self.provider)
         self._keeper: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -154,6 +156,7 @@ class FirecRESTAuthenticator(GenericOAuthenticator):
         app.tornado_settings["firecrest_own_addresses"] = own_addresses(_hub_hosts(app))
         add_to(app, self.session_warning)
         handout = Handout(self.token_store, self.provider)
+        resume.take_up(app)
         return [
             *super().get_handlers(app),
             (r"/api/firecrest/job", JobChannelHandler, {"switchboard": switchboard}),
@@ -253,6 +256,7 @@ class FirecRESTAuthenticator(GenericOAuthenticator):
         """Called by the callback's handler once the login is stored."""
         state, _ = await UserVault(user).load()
         self.origins.note(user.id, state or {})
+        self.run(self.strays.end(user))
 
     async def login_hint(self, user: Any) -> str:
         """The name the user has at the issuer, as far as it is known (OpenID Connect Core)."""

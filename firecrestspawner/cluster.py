@@ -138,18 +138,22 @@ class Cluster:
         known = jobs | {watch.job_id for watch in self.monitor.watches}
         listed: list[Job] | None = []
         while unsettled and wanted():
-            listed = await self._own_jobs(token)
+            listed = await self.own_jobs(token)
             if listed is not None:
                 strangers = [
                     job for job in listed if job.id not in known and not job.state.terminal
                 ]
                 if len(strangers) >= len(unsettled):
                     break
-            if not 0 <= time.time() - max(unsettled) < SETTLING:
+            if self.settled(max(unsettled)):
                 break
             await asyncio.sleep(min(2.0, SETTLING))
         known |= set(self.monitor.snapshot) | {job.id for job in listed or ()}
         return known, listed is not None
+
+    def settled(self, submitted_at: float) -> bool:
+        """Whether a job submitted then (Unix seconds) is listed by now, if there is one."""
+        return not 0 <= time.time() - submitted_at < SETTLING
 
     async def submit(
         self, token: Secret, request: JobRequest, known: set[str], *, adopt: bool = True
@@ -173,14 +177,14 @@ class Cluster:
         except FirecRESTError as error:
             if not error.ambiguous or not adopt:
                 raise
-            listed = await self._own_jobs(token) or []
+            listed = await self.own_jobs(token) or []
             new = [job.id for job in listed if job.id not in known and not job.state.terminal]
             if len(new) != 1:
                 raise  # whoever refuses the start logs it
             log.warning("%s; the user's new job %s is the one", error.detail, new[0])
             return new[0]
 
-    async def _own_jobs(self, token: Secret) -> list[Job] | None:
+    async def own_jobs(self, token: Secret) -> list[Job] | None:
         """The user's jobs of this Hub; None when FirecREST does not say."""
         try:
             listing = await self.firecrest.jobs(

@@ -80,6 +80,7 @@ class Spawn:
             "port": self.port,
             "nonce": self.line.nonce,
             "ready": self.line.ready,
+            "reported": [*self.reported.addresses, self.reported.port] if self.reported else [],
             "sealed": self.sealed or seal(_json(self._secrets())),
         }
 
@@ -207,6 +208,7 @@ def _line(state: Mapping[str, Any], ticket: str, secret: str) -> Line:
 def _clear(state: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a Spawn that are stored as they are."""
     address = str(state["address"])
+    *addresses, port = state.get("reported") or [0]
     return {
         "system": str(state["system"]),
         "user": str(state["user"]),
@@ -214,8 +216,22 @@ def _clear(state: Mapping[str, Any]) -> dict[str, Any]:
         "job_id": str(state["job_id"]),
         "address": address,
         "port": int(state["port"]),
-        "stage": Stage.LISTENING if address else Stage.SUBMITTED,
+        "stage": _stage(state),
+        "reported": Ready(str(state["spawn_id"]), tuple(addresses), port) if addresses else None,
     }
+
+
+def _stage(state: Mapping[str, Any]) -> Stage:
+    if state["address"]:
+        return Stage.LISTENING
+    if state["nonce"]:
+        return Stage.LAUNCHED
+    return Stage.SUBMITTED if state["job_id"] else Stage.SUBMITTING
+
+
+def under_way(state: Mapping[str, Any]) -> bool:
+    """Whether a stored state is that of a start: there is a spawn, and no address to connect to."""
+    return "spawn_id" in state and not state.get("address")
 
 
 def earlier(
@@ -259,6 +275,28 @@ def _farewell(name: str, stone: Mapping[str, Any]) -> str:
         f"Job {stone['job_id']} on {stone['system']}, of {server}, was stopped but could not be "
         f"cancelled: it ends itself {end}."
     )
+
+
+def claims(
+    states: Iterable[Mapping[str, Any]], system: str, user: str
+) -> tuple[set[str], set[str], bool]:
+    """What the stored states of all servers say about the jobs on ``system``.
+
+    Returns the ids of the jobs that are wanted, of those that a tombstone ends, and whether a start
+    of the cluster user ``user`` does not know its job yet.
+    """
+    wanted, ending, unsettled = set(), set(), False
+    for state in states:
+        stones = state.get("tombstones") or ()
+        ending |= {stone["job_id"] for stone in stones if stone["system"] == system}
+        buried = state.get("spawn_id") in {stone["spawn_id"] for stone in stones}
+        if state.get("system") != system or buried:
+            continue
+        if state["job_id"]:
+            wanted.add(state["job_id"])
+        elif state["submitted_at"] and state["user"] == user:
+            unsettled = True
+    return wanted, ending, unsettled
 
 
 def _json(value: Any) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any
 
 from traitlets import default
 
-from . import channel, options, submission
+from . import channel, options, resume, submission
 from .client import JobRequest
 from .cluster import Cluster, NodesUnknown, stranger
 from .errors import (
@@ -82,6 +82,8 @@ class FirecRESTSpawner(StoredSpawner):
         A refusal reaches the user's page as one sentence and the Hub's log as one line.
         """
         try:
+            if self.spawn is not None:
+                return await self._adopt(self.spawn)
             spawn, request, token = await self._prepare()
             await self._submit_once(spawn, request, token)
             return await self._await_server(spawn)
@@ -171,20 +173,31 @@ class FirecRESTSpawner(StoredSpawner):
                 self._name_job(spawn, job_id)
         self.log.info("%s: job %s on %s", self._log_name, spawn.job_id or job_id, spawn.system)
 
-    def _name_job(self, spawn: Spawn, job_id: str) -> None:
-        """The job's id is known: commit it, and watch the job."""
-        spawn.job_id = job_id
-        if spawn.stage is Stage.SUBMITTING:
-            spawn.stage = Stage.SUBMITTED
-        self._save()
-        self._observe(spawn)
-
     def _withdraw(self, spawn: Spawn) -> None:
         """Nothing was submitted: leave nothing behind."""
         self._bury(spawn.id)
         if self.spawn is spawn:
             self.spawn = None
             self._save()
+
+    async def _adopt(self, spawn: Spawn) -> str:
+        """Go on with a start from before the Hub's restart; nothing is submitted (R3, R6).
+
+        Nothing and nobody needs to be reachable: what cannot be known yet is waited for.
+        """
+        if client := self.orm_spawner.oauth_client:
+            self._oauth_scopes = list(client.allowed_scopes)
+        self._revoke(self.api_token)  # the one that User.spawn has just made
+        self.api_token = spawn.api_token.reveal()
+        if spawn.sealed:
+            raise JobEnded(
+                "The Hub has lost what your job needs to start, so it was stopped. Please start "
+                "the server again.",
+                detail="a start under way was sealed with another JUPYTERHUB_CRYPT_KEY",
+            )
+        if not spawn.job_id:
+            await resume.find_job(self, spawn, lambda: self._token(self._cluster(spawn.system)))
+        return await self._await_server(spawn)
 
     async def _await_server(self, spawn: Spawn) -> str:
         """Wait for the job's own messages; the monitor backs them up. Cancels nothing."""
@@ -252,7 +265,10 @@ class FirecRESTSpawner(StoredSpawner):
             self.log.info("%s: the server ended: %s", self._log_name, message.reason)
             self._news.set()
         elif isinstance(message, channel.Ready) and not spawn.address:
-            spawn.reported = message
+            if message != spawn.reported:
+                # Stored, for it is said once: the next Hub may have to look where it leads.
+                spawn.reported = message
+                self._save()
             self._news.set()
         if spawn.line.ended:
             spawn.told = True

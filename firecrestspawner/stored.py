@@ -6,18 +6,56 @@ import asyncio
 import hashlib
 import time
 from abc import abstractmethod
+from types import SimpleNamespace
 from typing import Any
 
+from jupyterhub import orm
+from jupyterhub.objects import Server
 from jupyterhub.spawner import Spawner
 
 from . import script
 from .cluster import Cluster, Clusters
 from .config import SpawnerConfig
 from .handlers import Switchboard
+from .progress import Stage
 from .service import ServiceAccount
 from .spawn import Spawn, Tombstone, farewells
 from .vault import seal, unseal
 from .watch import Watch
+
+#: Seconds that a restarted Hub waits for a server's answer. Less than its init_spawners_timeout,
+#: 10: a server that it still waits for then cannot be stopped, and others get no route meanwhile.
+KNOCK = 5.0
+
+
+class RestoredServer(Server):
+    """A server that ran before this Hub did.
+
+    At its start JupyterHub knocks at each, and stops those that do not answer in time. But silence
+    proves nothing (R1): a node may be busy, or a network down. ``spawner`` knows of better proof.
+    """
+
+    spawner: Spawner
+
+    async def wait_up(self, timeout: float = 10, **kwargs: Any) -> Any:
+        """The answer, or one that says nothing: of all answers the Hub reads one header.
+
+        Raises what JupyterHub's own raises when the server is known to be over.
+        """
+        try:
+            # A deadline of our own: JupyterHub looks at the clock between two tries, and one takes
+            # 20 s where a connection stands and nothing comes (tornado's request_timeout).
+            wait = min(timeout, KNOCK)
+            return await asyncio.wait_for(super().wait_up(timeout=wait, **kwargs), wait + 1.0)
+        except Exception as error:
+            # Whatever it is, JupyterHub would end the server for it, or not start itself.
+            if await self.spawner.poll() is not None:
+                raise
+            self.spawner.log.warning(
+                "%s: the server at %s does not answer (%s); it is kept, for nothing says that its "
+                "job has ended", self.spawner._log_name, self.url, type(error).__name__,
+            )  # fmt: skip
+            return SimpleNamespace(headers={})
 
 
 class StoredSpawner(SpawnerConfig, Spawner):
@@ -29,6 +67,9 @@ class StoredSpawner(SpawnerConfig, Spawner):
         self._watch: Watch | None = None
         self._news = asyncio.Event()
         self._submit: asyncio.Task[None] | None = None
+        #: Whether the next start() is to go on with this spawn, instead of submitting another.
+        self.adopts = False
+        self._oauth_scopes: list[str] = []
         super().__init__(**kwargs)
 
     # JupyterHub wants them named by each of its subclasses (Spawner.__init_subclass__).
@@ -106,6 +147,9 @@ class StoredSpawner(SpawnerConfig, Spawner):
         self._switchboard.plug(self.spawn.id, self)
         if self.spawn.job_id:
             self._observe(self.spawn)
+        if self.spawn.address and self.orm_spawner.server is not None:
+            self.server = RestoredServer(orm_server=self.orm_spawner.server)
+            self.server.spawner = self
 
     def _restored(self, state: dict[str, Any]) -> Spawn | None:
         """The spawn of a stored state. Without its secrets its job still runs, and counts (R1)."""
@@ -119,9 +163,17 @@ class StoredSpawner(SpawnerConfig, Spawner):
             return None
 
     def clear_state(self) -> None:
-        """Forget the server; tombstones stay."""
+        """Forget the server, and revoke its token whatever has become of it (S10).
+
+        Tombstones stay. So does a spawn that is to be adopted, once: User.spawn clears the state
+        before it calls start().
+        """
         super().clear_state()
+        if self.adopts:
+            self.adopts = False
+            return
         if self.spawn is not None:
+            self._revoke(self.spawn.api_token.reveal())
             if self._watch is not None:
                 self._cluster(self.spawn.system).monitor.unwatch(self._watch)
             if self._switchboard.find(self.spawn.id) is self:
@@ -129,10 +181,25 @@ class StoredSpawner(SpawnerConfig, Spawner):
         self.spawn = None
         self._watch = None
 
+    def _revoke(self, token: str) -> None:
+        """Delete an API token of a server, if there still is one of that value."""
+        found = orm.APIToken.find(self.user.db, token) if token else None
+        if found is not None and found.user is self.orm_spawner.user:
+            self.user.db.delete(found)
+            self.user.db.commit()
+
     def _save(self) -> None:
         """Commit the state now: the Hub itself does so only after start() returned (R2)."""
         self.orm_spawner.state = self.get_state()
         self.user.db.commit()
+
+    def _name_job(self, spawn: Spawn, job_id: str) -> None:
+        """The job's id is known: commit it, and watch the job."""
+        spawn.job_id = job_id
+        if spawn.stage is Stage.SUBMITTING:
+            spawn.stage = Stage.SUBMITTED
+        self._save()
+        self._observe(spawn)
 
     def _observe(self, spawn: Spawn) -> Watch:
         monitor = self._cluster(spawn.system).monitor
@@ -147,6 +214,30 @@ class StoredSpawner(SpawnerConfig, Spawner):
         """What the user is told of jobs of all servers that were stopped and may still be there."""
         rows = self.orm_spawner.user.orm_spawners
         return farewells({name: row.state or {} for name, row in rows.items()}, now=time.time())
+
+    # -- a start that is taken up again ---------------------------------------------------------
+
+    def run_pre_spawn_hook(self) -> Any:
+        """The site's hook has run when the job was submitted: it may want what is away now."""
+        return None if self.spawn is not None else super().run_pre_spawn_hook()
+
+    async def run_auth_state_hook(self, auth_state: dict[str, Any] | None) -> None:
+        """As the hook before a spawn."""
+        if self.spawn is None:
+            await super().run_auth_state_hook(auth_state)
+
+    def start_polling(self) -> None:
+        """Called by User.spawn once start() has returned.
+
+        Where start() has re-used a token, User.spawn has just named the server's OAuth client
+        anew, without the scopes it may ask for: no browser would be let in.
+        """
+        super().start_polling()
+        client = self.orm_spawner.oauth_client
+        if client is not None and self._oauth_scopes:
+            client.allowed_scopes = self._oauth_scopes
+            self._oauth_scopes = []
+            self.user.db.commit()
 
     # -- tombstones ---------------------------------------------------------------------------
 
@@ -164,3 +255,8 @@ class StoredSpawner(SpawnerConfig, Spawner):
         left = [stone for stone in stored if stone["spawn_id"] != spawn_id]
         self.orm_spawner.state = {**state, "tombstones": left} if left else state
         self.user.db.commit()
+
+
+def stored_states(db: Any) -> list[dict[str, Any]]:
+    """The states of all servers of all users. Reads every row: not for what happens often."""
+    return [row.state or {} for row in db.query(orm.Spawner)]

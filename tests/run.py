@@ -31,11 +31,12 @@ class Tier:
 
 # From the quickest to the slowest. A test of a directory's tier that also needs a browser or a
 # Slurm says so by its marker, and runs in that tier.
-PLAIN = "not browser and not slurm and not keycloak"
+PLAIN = "not browser and not slurm and not keycloak and not postgresql"
 TIERS = (
     Tier("unit", ("tests/unit",), PLAIN),
     Tier("contract", ("tests/contract",), PLAIN),
     Tier("journey", ("tests/journeys",), PLAIN),
+    Tier("postgresql", ("tests",), "postgresql", services=True),
     Tier("browser", ("tests",), "browser", services=True),
     Tier("keycloak", ("tests",), "keycloak", services=True),
     Tier("slurm", ("tests",), "slurm", services=True),

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 
 import psutil
 
+from firecrestspawner.demo.hub import READY_TIMEOUT
 from tests.journeys.person import Person
 from tests.journeys.site import Site, eventually
 
@@ -64,8 +65,8 @@ def test_a_server_that_ended_while_its_hub_was_down_is_shown_as_stopped(
     make_site: Callable[..., Site],
 ):
     """R1, S10: what happened meanwhile is found out by looking."""
-    # The Hub knocks at a server for so long before it believes that there is none.
-    site = make_site(extra_config="c.Spawner.http_timeout = 3\n")
+    # That nobody answers proves nothing; so often the Hub asks its spawner, which looks.
+    site = make_site(extra_config="c.Spawner.poll_interval = 5\n")
     with Person(site, "alice") as alice:
         alice.log_in()
         alice.start()
@@ -81,10 +82,31 @@ def test_a_server_that_ended_while_its_hub_was_down_is_shown_as_stopped(
     eventually(lambda: not site.remains(), what="nothing remains")
 
 
+def test_a_server_that_does_not_answer_after_a_restart_is_kept(site: Site, alice: Person):
+    """R1, R6: its node is busy, or the network down; JupyterHub itself would stop it. Nothing about
+    it delays the Hub, and it is reachable once it answers."""
+    alice.start()
+    kernel = alice.start_kernel()
+    alice.run(kernel, "x = 41")
+    silent = [p for p in site.leftovers() if "jupyterhub-singleuser" in " ".join(p.cmdline())]
+    for process in silent:
+        process.suspend()
+    try:
+        site.kill_hub()
+        site.start_hub()
+        assert "does not answer" in site.hub_log.read_text()
+        assert alice.servers()[""]["ready"]
+    finally:
+        for process in silent:
+            process.resume()
+    assert alice.run(kernel, "x + 1") == "42"
+    alice.stop()
+
+
 def start_and_kill(site: Site) -> None:
     """kill -9 a Hub that has hardly begun."""
     beginning = "Running JupyterHub version"
     before = site.hub_log.read_text().count(beginning)
     site.start_hub(wait=False)
-    eventually(lambda: site.hub_log.read_text().count(beginning) > before, what=beginning)
+    eventually(lambda: site.hub_log.read_text().count(beginning) > before, READY_TIMEOUT, beginning)
     site.kill_hub()

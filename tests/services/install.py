@@ -21,6 +21,7 @@ from tests.services.processes import ServiceError
 TIERS: dict[str, tuple[str, ...]] = {
     "slurm": ("slurm-wlm", "slurmdbd", "munge", "mariadb-server", "python3-venv"),
     "browser": ("chromium", "chromium-driver"),
+    "postgresql": ("postgresql",),
     "keycloak": ("maven",),  # and a Java with it, on which Maven depends
 }
 

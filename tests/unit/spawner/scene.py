@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 from typing import Any
 
 from jupyterhub import orm
@@ -149,8 +150,10 @@ class Scene:
             "authenticator": self.logins,
             "config": self.config,
             "hub": Hub(),
+            # JupyterHub 5 counts failed starts with it.
+            "statsd": SimpleNamespace(incr=lambda name: None),
         }
-        self.users = UserDict(self.factory, settings)
+        self.users = UserDict(lambda: self.db, settings)
         self.user = self.users.add(self.row)
 
     def new_key(self) -> bytes:

@@ -1,0 +1,94 @@
+"""Which jobs of a user belong to no server any more, and who ends them?
+
+At a login there is a token to cancel with. What is cancelled are jobs that carry this Hub's name
+and that it has no use for: whose answer was lost, whose Hub was, whose tombstone came too late.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from .errors import Error, FirecRESTError
+from .models import Job, JobState, Secret
+from .spawn import claims
+from .stored import StoredSpawner, stored_states
+from .submission import cluster_user
+
+log = logging.getLogger(__name__)
+
+#: So many users' jobs are looked through at a time, and so many cancelled of one at a login.
+USERS, MOST = 4, 20
+
+
+class Strays:
+    """Looks for them, for one user at a time.
+
+    ``token_store`` and ``provider`` are the authenticator's.
+    """
+
+    def __init__(self, token_store: Any, provider: Any) -> None:
+        self._token_store = token_store
+        self._provider = provider
+        self._slots = asyncio.Semaphore(USERS)
+        self._busy: set[int] = set()
+
+    async def end(self, user: Any) -> None:
+        """Cancel a user's strays on every system that is configured, with the user's own token.
+
+        For the background: raises nothing but what is a mistake of ours.
+        """
+        spawner = user.spawner
+        if not isinstance(spawner, StoredSpawner) or user.id in self._busy:
+            return
+        self._busy.add(user.id)
+        try:
+            async with self._slots:
+                for system in spawner.systems or [spawner.system]:
+                    await self._on(system, user, spawner)
+        except Error as error:
+            log.info("Stray jobs of %s were not looked for: %s", user.name, error.detail)
+        finally:
+            self._busy.discard(user.id)
+
+    async def _on(self, system: str, user: Any, spawner: Any) -> None:
+        token = (await self._token_store.get(user)).access_token
+        owner = await cluster_user(spawner, self._provider, token)
+        cluster = spawner._cluster(system)
+        # In the user's turn no submit is under way whose job would not be known yet.
+        async with cluster.turn(owner):
+            listed = await cluster.own_jobs(token)
+            strays = self._unclaimed(listed or [], cluster, owner, user.db)
+        for job in strays[:MOST]:
+            await self._cancel(job, cluster, token)
+
+    def _unclaimed(self, listed: list[Job], cluster: Any, owner: str, db: Any) -> list[Job]:
+        alive = [
+            job
+            for job in listed
+            if job.belongs_to(owner, cluster.monitor.name) and not job.state.terminal
+        ]
+        if not alive:
+            return []  # as after most logins: the database is not asked
+        # Everybody's: two users of the Hub may be one user of the cluster.
+        wanted, ending, unsettled = claims(stored_states(db), cluster.name, owner)
+        if unsettled:
+            return []  # one of them may be the job of a start that still looks for it
+        # A job that runs with a tombstone ends by itself, and saves its work first (R7).
+        return [
+            job
+            for job in alive
+            if job.id not in wanted and (job.id not in ending or job.state is JobState.PENDING)
+        ]
+
+    async def _cancel(self, job: Job, cluster: Any, token: Secret) -> None:
+        try:
+            await cluster.firecrest.cancel(token, cluster.name, job.id)
+        except FirecRESTError as error:
+            log.info("Stray job %s on %s: %s", job.id, cluster.name, error.detail)
+            return
+        log.warning(
+            "Job %s of %s on %s belongs to no server of this Hub: cancelled",
+            job.id, job.user, cluster.name,
+        )  # fmt: skip
