@@ -183,7 +183,7 @@ async def test_it_can_be_cancelled(scene: Scene, api: Api, serves: bool) -> None
     hub = Hub(scene)
     if serves:
         hub.serve()
-        await asyncio.sleep(0.1)
+    await asyncio.sleep(0.1)
     await kill(spawner_of(scene)._spawn_future)
     await asyncio.sleep(0)
     assert not spawner_of(scene).pending and not hub._start_future.cancelled()
