@@ -11,6 +11,7 @@ import logging
 from typing import Any
 
 from .errors import Error, FirecRESTError
+from .metrics import ORPHANS
 from .models import Job, JobState, Secret
 from .spawn import claims
 from .stored import StoredSpawner, stored_states
@@ -88,6 +89,7 @@ class Strays:
         except FirecRESTError as error:
             log.info("Stray job %s on %s: %s", job.id, cluster.name, error.detail)
             return
+        ORPHANS.labels("cancelled").inc()
         log.warning(
             "Job %s of %s on %s belongs to no server of this Hub: cancelled",
             job.id, job.user, cluster.name,

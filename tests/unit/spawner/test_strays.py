@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from firecrestspawner.channel import Line
 from firecrestspawner.errors import LoginRequired, Unreachable
@@ -34,11 +35,19 @@ async def log_in(scene: Scene) -> list[str]:
     return [call.removeprefix("cancel ") for call in calls if call.startswith("cancel")]
 
 
+def counted() -> float:
+    """What an admin sees of it on /metrics."""
+    labels = {"how": "cancelled"}
+    return REGISTRY.get_sample_value("firecrest_orphans_ended_total", labels) or 0.0
+
+
 async def test_a_job_that_nobody_knows_is_cancelled_as_its_user(scene: Scene, api: Api) -> None:
     """R7, S5: queued or running."""
     api.put(job("1"), job("2", JobState.RUNNING))
+    before = counted()
     assert await log_in(scene) == ["1", "2"]
     assert set(api.tokens) == {"alices"}
+    assert counted() - before == 2
 
 
 async def test_whatever_is_somebodys_is_left_alone(scene: Scene, api: Api) -> None:
