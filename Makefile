@@ -10,7 +10,7 @@ BENCH_READY := $(VENV)/.ready-bench
 OLDEST := .venv-oldest
 OLDEST_PINS := jupyterhub==5.4.0 oauthenticator==17.4.0 pyfirecrest==3.10.0
 
-.PHONY: help demo smoke test check bench docs oldest clean
+.PHONY: help demo smoke test check bench chaos docs oldest clean
 
 help:
 	@echo 'make demo    a whole site on this machine: issuer, FirecREST, proxy, Hub'
@@ -18,6 +18,7 @@ help:
 	@echo 'make test    every tier of tests this machine can run; as root on Debian: all of them'
 	@echo 'make check   format, lint, types, import layers'
 	@echo 'make bench   benchmarks'
+	@echo 'make chaos   seeded schedules of faults: is anything lost? SEED=17 RUNS=1000'
 	@echo 'make docs    the documentation, warnings being errors'
 	@echo 'make oldest  the unit tier, and journeys of refreshes, against the oldest supported JupyterHub'
 
@@ -38,6 +39,10 @@ check: $(READY)
 
 bench: $(BENCH_READY)
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# RUNS schedules in virtual time, from SEED on, which the clock gives if nobody does.
+chaos: $(READY)
+	$(BIN)/python -m tests.chaos $(SEED:%=--seed %) $(RUNS:%=--runs %) $(ARGS)
 
 docs: $(DOCS_READY)
 	$(BIN)/sphinx-build -n -W --keep-going -b html docs docs/_build/html

@@ -1,0 +1,427 @@
+"""What happens in one schedule on the decision core, and what does the checker see of it?
+
+The real product code runs in a Hub of JupyterHub's own parts (hub.py), speaks the real client over
+a faulty wire (wire.py) to a scheduler (cluster.py) whose jobs run the real launcher (launcher.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import functools
+import json
+import logging
+import random
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+from urllib.parse import urlsplit
+
+from firecrestspawner import client, cluster, monitor, service
+from firecrestspawner.spawner import FirecRESTSpawner
+from tests.chaos import hub as hubs
+from tests.chaos import wire
+from tests.chaos.checker import Belief, Checker, Snapshot, TrueJob
+from tests.chaos.clock import WorldLoop, bound
+from tests.chaos.cluster import Job, Scheduler
+from tests.chaos.database import accepted, database
+from tests.chaos.launcher import Launcher, on_stage
+from tests.chaos.plan import Crash, Plan, Press, Window
+from tests.chaos.result import Result
+
+#: Seconds after the last fault within which belief is truth again: the launcher's patience with a
+#: Hub at its start is 900, an `alive` comes every 600 at the latest, an absence takes 120.
+RECOVERY = 2400.0
+#: Seconds for a start, and for the end of everything, without faults.
+START = 300.0
+END = 900.0
+LOOK = 15.0
+#: Seconds from SIGTERM to SIGKILL.
+SHUTDOWN = 30.0
+HTML = b"<html><body>Please log in</body></html>"
+
+#: Whether a restarted Hub goes on with the starts that were under way.
+RESUMES = False
+
+
+class World:
+    """One schedule under way."""
+
+    job_name = "hub-1"
+
+    def __init__(self, loop: WorldLoop, plan: Plan, *, resumes: bool = RESUMES) -> None:
+        self.loop, self.plan = loop, plan
+        self.rng = random.Random(f"world {plan.seed}")
+        self.checker = Checker(resumes=resumes)
+        self.events: list[tuple[float, str, tuple[Any, ...]]] = []
+        self.database = database()
+        self.database.reset()
+        self.scheduler = Scheduler(loop, self.rng, self._run, self.note)
+        self.scheduler.calm = plan.peaceful
+        self.wire = wire.Wire(self, plan, self.scheduler)
+        self.proxy = hubs.Proxy()
+        self.logins = hubs.Logins(self)
+        self.spawner_class = observed(self)
+        self.hub: hubs.Hub | None = None
+        self.calm = False
+        self._down = 0.0
+        self._gone: list[hubs.Hub] = []
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    # -- what all of it uses -----------------------------------------------------------------
+
+    def note(self, who: str, *what: Any) -> None:
+        self.events.append((self.loop.time(), who, what))
+
+    def outside(self, act: Callable[..., Any], *args: Any) -> Any:
+        """Do something that no process of the Hub takes with it when it is killed."""
+        return self._outside.copy().run(act, *args)
+
+    def task(self, coroutine: Any) -> None:
+        task = self.outside(self.loop.create_task, coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def faults(self, place: str) -> Iterator[Window]:
+        """The windows of a place that are open now."""
+        now = self.loop.time()
+        for window in self.plan.windows:
+            if window.place == place and window.begin <= now < window.end:
+                yield window
+
+    def fault(self, place: str, kind: str, where: str) -> Window | None:
+        for window in self.faults(place):
+            if window.kind == kind and (where == "*" or window.where in ("*", where)):
+                return window
+        return None
+
+    # -- the course of events ----------------------------------------------------------------
+
+    async def play(self) -> None:
+        """The schedule, the recovery, and a quiet end."""
+        self._outside = contextvars.copy_context()
+        self._start_hub()
+        for press in self.plan.presses:
+            self.loop.call_at(press.at, self.task_of, self._press, press)
+        for crash in self.plan.crashes:
+            self.loop.call_at(crash.at, self._crash, crash)
+        await asyncio.sleep(self.plan.length)
+        self.note("world", "the faults are over")
+        self.calm = True
+        if self.hub is not None:
+            self.hub.fuse = None
+        self.scheduler.settle_down()
+        await self._until(lambda: self._snapshot().differences(), RECOVERY, "belief is not truth")
+        await self._start_again()
+        await self._end_all()
+
+    def task_of(self, act: Callable[..., Any], *args: Any) -> None:
+        self.task(act(*args))
+
+    async def _until(self, differences: Callable[[], list[str]], seconds: float, what: str) -> bool:
+        """Wait until there are none; they are violations after so many seconds."""
+        deadline = self.loop.time() + seconds
+        while True:
+            if self.hub is not None and self.hub.listening:
+                found = differences()
+                if not found:
+                    return True
+            else:
+                found = ["the Hub does not serve"]
+            if self.loop.time() >= deadline:
+                for each in found:
+                    self.checker.blame(f"{what} after {seconds:.0f} s: {each}")
+                return False
+            await asyncio.sleep(LOOK)
+
+    async def _start_again(self) -> None:
+        """A server that is stopped can be started."""
+        stopped = [each for each in self._snapshot().beliefs if each.status == "stopped"]
+        if not stopped or self.checker.violations or self.rng.random() < 0.5:
+            return
+        again = self.rng.choice(stopped)
+        await self._press(Press(0, "start", again.user, again.server))
+
+        def not_ready() -> list[str]:
+            found = self._snapshot()
+            same = [b for b in found.beliefs if (b.user, b.server) == (again.user, again.server)]
+            return [f"{b} is {b.status}" for b in same if b.status != "ready"]
+
+        await self._until(not_ready, START, "a server does not start")
+
+    async def _end_all(self) -> None:
+        """Whatever runs can be stopped, and nothing remains."""
+        if self.checker.violations:
+            return
+        for each in self._snapshot().beliefs:
+            if each.status == "ready":
+                await self._press(Press(0, "stop", each.user, each.server))
+        await self._until(lambda: self._snapshot().remains(), END, "not all has ended")
+
+    # -- users -------------------------------------------------------------------------------
+
+    async def _press(self, press: Press) -> None:
+        self.note(press.user, f"presses {press.button} {press.server!r}")
+        hub = self.hub
+        if hub is None or not hub.listening:
+            self.note(press.user, "the Hub is away")
+            return
+        if press.button == "stop":
+            self.checker.stop_pressed(press.user, press.server)
+        try:
+            status = await hub.call(hub.press(press.button, press.user, press.server))
+        except ConnectionError:
+            self.note(press.user, "no answer from the Hub")
+        except Exception as error:
+            # What JupyterHub raises becomes a page with a 500; the user sees no more than that.
+            self.note(press.user, "is answered 500", type(error).__name__, error)
+        else:
+            self.note(press.user, f"is answered {status}")
+
+    # -- the Hub -----------------------------------------------------------------------------
+
+    def _start_hub(self) -> None:
+        if self.hub is None:
+            self.note("hub", "starts")
+            self.hub = hubs.Hub(self)
+
+    def _crash(self, crash: Crash) -> None:
+        if self.hub is None or self.calm:
+            return
+        self._down = crash.down
+        if crash.how == "clean":
+            self.note("hub", "SIGTERM")
+            hub = self.hub
+            hub.start(hub.shut_down())
+            # Whatever started it loses its patience.
+            self.outside(self.loop.call_later, SHUTDOWN, hub.kill)
+        elif crash.fuse:
+            self.hub.fuse = crash.fuse
+        else:
+            self.hub.kill()
+
+    def hub_is_gone(self) -> None:
+        """Called as it is killed: it comes up again."""
+        self.note("hub", f"is gone for {self._down:.1f} s")
+        gone, self.hub = self.hub, None
+        if gone is not None:
+            self._gone.append(gone)
+            gone.close_session()
+        self.checker.restarted()
+        self.outside(self.loop.call_later, self._down, self._start_hub)
+
+    async def knock(self, server: Any, timeout: float) -> Any:
+        """The Hub's HTTP request to a server, until it answers."""
+        at = urlsplit(server.url).netloc
+        deadline = self.loop.time() + timeout
+        while self.loop.time() < deadline:
+            if any(job.alive and self._at(job) == at for job in self.scheduler.jobs.values()):
+                return SimpleNamespace(headers={})
+            await asyncio.sleep(1.0)
+        self.note("hub", f"knocks in vain at {server.base_url}")
+        for wish in self.checker.wishes.values():
+            if server.base_url == f"/user/{wish.user}/{wish.server}".rstrip("/") + "/":
+                wish.over("it does not answer")
+        raise TimeoutError
+
+    # -- jobs --------------------------------------------------------------------------------
+
+    def _run(self, job: Job, done: Callable[[int], None]) -> Launcher:
+        def ended(code: int) -> None:
+            self._explain(job, launcher)
+            done(code)
+
+        launcher = Launcher(self.loop, self.rng, job, self._post, self.note, ended)
+        launcher.fresh = job.runs == 1  # type: ignore[attr-defined]
+        return launcher
+
+    def _explain(self, job: Job, launcher: Launcher) -> None:
+        """Why did a launcher end its job?"""
+        said = " / ".join(launcher.said)
+        true = self._true(job)
+        if launcher.stopping.startswith("ended by the Hub") or "no longer wants" in said:
+            self.checker.ends(true, "told so")
+        elif launcher.stopping and not launcher.stopping.startswith("stopped by"):
+            self.checker.gave_up(true, launcher.stopping)
+        elif "gave up" in said and self.loop.time() - job.started < 800 and job.runs == 1:
+            self.checker.gave_up(true, said)
+        elif launcher.stopping and not job.cancelled:
+            self.checker.gave_up(true, launcher.stopping)
+
+    def submitted(self, job: Job) -> None:
+        self.note("slurm", f"job {job.id} is for spawn {job.spawn_id}")
+
+    def cancelled(self, job: Job) -> None:
+        self.checker.ends(self._true(job), "cancelled")
+
+    def _post(self, launcher: Launcher, body: bytes, arrived: Callable[[Any], None]) -> None:
+        self.task(self._exchange(launcher, body, arrived))
+
+    async def _exchange(
+        self, launcher: Launcher, body: bytes, arrived: Callable[[Any], None]
+    ) -> None:
+        window = None
+        for each in self.faults("channel"):
+            if each.chance >= 1 or self.rng.random() < each.chance:
+                window = each
+        kind = window.kind if window else ""
+        what = json.loads(body)["message"]
+        await asyncio.sleep(self.rng.uniform(0.005, 0.05))
+        got: Any
+        if kind == "refused" or (kind == "lost" and self.rng.random() < 0.5):
+            got = ConnectionRefusedError()
+        elif kind == "hang":
+            return
+        elif kind.isdigit() or kind == "login":
+            got = (int(kind) if kind.isdigit() else 200, HTML)
+        else:
+            if kind == "slow" and window:
+                await asyncio.sleep(window.seconds)
+            got = await self._ask_hub(body)
+            if kind == "lost":
+                got = ConnectionResetError()
+        said = kind or (got[1][:100].decode() if isinstance(got, tuple) else type(got).__name__)
+        self.note(f"job {launcher.job.id}", f"{what}:", said)
+        arrived(got)
+
+    async def _ask_hub(self, body: bytes) -> Any:
+        hub = self.hub
+        if hub is None or not hub.listening:
+            return ConnectionRefusedError()
+        try:
+            return await hub.call(hub.hear(body))
+        except OSError as error:
+            return error
+
+    # -- truth and belief --------------------------------------------------------------------
+
+    def _at(self, job: Job) -> str:
+        launcher: Any = job.program
+        if launcher is None or not launcher.listening:
+            return ""
+        return f"{launcher.server.addresses[0]}:{launcher.server.port}"
+
+    def _true(self, job: Job) -> TrueJob:
+        """A job whose server has ended is as good as ended: it only says goodbye."""
+        launcher: Any = job.program
+        server = launcher.server if launcher is not None else None
+        ended = launcher is not None and server is not None and server.status is not None
+        token = server.env.get("JUPYTERHUB_API_TOKEN", "") if server is not None else ""
+        alive = job.alive and not ended
+        return TrueJob(job.id, job.user, job.spawn_id, alive, self._at(job), token)
+
+    def job_of(self, spawner: FirecRESTSpawner) -> TrueJob | None:
+        """What really became of a spawner's job, if the Hub knows its number."""
+        state = spawner.get_state()
+        job = self.scheduler.jobs.get(state.get("job_id") or "")
+        if job is None or job.spawn_id != state.get("spawn_id"):
+            return None
+        return self._true(job)
+
+    def _snapshot(self) -> Snapshot:
+        hub = self.hub
+        assert hub is not None
+        mine = [job for job in self.scheduler.jobs.values() if job.spawn_id]
+        jobs = [TrueJob(j.id, j.user, j.spawn_id, j.alive, self._at(j), self._true(j).token)
+                for j in mine]  # fmt: skip
+        known = {user.name: user for user in hub.users.values()}
+        beliefs = [
+            belief(known.get(user), user, server, state)
+            for user, server, state in self.database.servers()
+        ]
+        tokens = self.database.tokens()
+        hashes = [hashed for *_, hashed in tokens]
+        valid = {
+            job.token for job in jobs if job.alive and job.token and accepted(job.token, hashes)
+        }
+        routes = frozenset(
+            (user, server, urlsplit(host).netloc)
+            for (user, server), host in self.proxy.routes.items()
+        )
+        names = [(user, server) for user, server, _ in tokens]
+        spare = not self.checker.resumes
+        return Snapshot(jobs, beliefs, routes, names, frozenset(valid), spare)
+
+
+def belief(user: Any, name: str, server: str, state: dict[str, Any]) -> Belief:
+    """What the Hub believes of one server; ``user`` is its object for the user, if it has one."""
+    spawner = user.spawners.get(server) if user is not None else None
+    status, at = "stopped", ""
+    if spawner is not None and spawner.active:
+        status, state = str(spawner.pending), spawner.get_state()
+        if spawner.ready:
+            status, at = "ready", urlsplit(spawner.server.host).netloc
+    return Belief(name, server, status, state.get("spawn_id", ""), state.get("job_id", ""), at)
+
+
+def observed(world: World) -> type[FirecRESTSpawner]:
+    """The product's spawner; the checker sees what is asked of it and what it says."""
+    checker = world.checker
+
+    class Observed(FirecRESTSpawner):
+        async def start(self) -> str:
+            wish = checker.began(self.user.name, self.name)
+            try:
+                url = await super().start()
+            except Exception as error:
+                # Seen, and raised again.
+                why = str(error)
+                world.note("hub", f"the start of {wish} failed:", why)
+                checker.start_failed(self.user.name, self.name, why, world.job_of(self))
+                raise
+            wish.ready = True
+            world.note("hub", f"{wish} is at {url}")
+            return url
+
+        async def stop(self, now: bool = False) -> None:
+            wish = checker.wishes.get((self.user.name, self.name))
+            job = world.job_of(self)
+            if wish is not None and wish.wanted and job is not None and job.alive:
+                checker.blame(f"{wish} is stopped, and nobody asked for that")
+            world.note("hub", f"stops {self._log_name}", job and job.id)
+            await super().stop(now)
+            world.note("hub", f"has stopped {self._log_name}")
+
+        async def poll(self) -> int | None:
+            status = await super().poll()
+            if status is not None:
+                checker.takes_for_ended(self.user.name, self.name, world.job_of(self))
+            return status
+
+        def get_state(self) -> dict[str, Any]:
+            state = super().get_state()
+            if "spawn_id" in state:
+                checker.uses(self.user.name, self.name, state["spawn_id"])
+            return state
+
+    return Observed
+
+
+def run(plan: Plan, *, resumes: bool = RESUMES, log: bool = False) -> Result:
+    """Play one schedule."""
+    if not log:
+        logging.disable(logging.CRITICAL)
+    with bound(plan.seed) as loop, contextlib.ExitStack() as stack:
+        world = World(loop, plan, resumes=resumes)
+        clocked = functools.partial(monitor.JobMonitor, clock=loop.time)
+        for module, name, value in (
+            (client, "AsyncFirecrest", wire.client(world.wire)),
+            (cluster, "JobMonitor", clocked),
+            (service, "TokenClient", hubs.token_client(world)),
+        ):
+            stack.enter_context(mock.patch.object(module, name, value))
+        stack.enter_context(on_stage())
+        stack.enter_context(hubs.installed(b"k" * 32, world.knock))
+        loop.run_until_complete(loop.create_task(world.play()))
+        for job in world.scheduler.jobs.values():
+            if job.program is not None:
+                job.program.kill()
+        if loop.trouble:
+            raise loop.trouble[0]
+        journal = [
+            f"{when:9.3f} {who:8} {' '.join(str(each) for each in what if each != '')}"
+            for when, who, what in world.events
+        ]
+        return Result(plan.seed, world.checker.violations, journal, loop.time())
