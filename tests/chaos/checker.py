@@ -119,6 +119,8 @@ class Wish:
     wanted: bool = True
     #: The Hub has told that it is ready.
     ready: bool = False
+    #: Its user's own shell told the Hub a wrong job id.
+    deceived: bool = False
     why: str = ""
 
     def __str__(self) -> str:
@@ -195,6 +197,11 @@ class Checker:
         wish.submits += 1
         if wish.submits > 1:
             self.blame(f"{wish} is submitted {wish.submits} times")
+
+    def lied_to(self, spawn_id: str) -> None:
+        """The answer to a submit names another job."""
+        if wish := self.of(spawn_id):
+            wish.deceived = True
 
     def ends(self, job: TrueJob, how: str) -> None:
         """The Hub ends a job: cancels it, or tells it so."""

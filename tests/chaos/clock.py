@@ -11,10 +11,12 @@ import asyncio
 import base64
 import contextlib
 import contextvars
+import functools
 import logging
 import os
 import random
 import secrets
+import sys
 import time
 import warnings
 from collections.abc import Callable, Coroutine, Iterator
@@ -162,29 +164,50 @@ class Process:
             raise Killed
 
 
+@functools.cache
+def _default_clocks() -> list[tuple[dict[str, Any], str]]:
+    """Where the product's signatures have a clock of the machine's for a default."""
+    found = []
+    for name, module in list(sys.modules.items()):
+        if name.startswith("firecrestspawner."):
+            for kind in vars(module).values():
+                defaults = getattr(getattr(kind, "__init__", None), "__kwdefaults__", None) or {}
+                found += [(defaults, each) for each in defaults if defaults[each] is time.monotonic]
+    return found
+
+
 @contextlib.contextmanager
 def bound(seed: int) -> Iterator[WorldLoop]:
     """A loop of virtual time; inside, all clocks are its own and all randomness is the seed's."""
     loop = WorldLoop()
-    source = random.Random(f"secrets {seed}")
     before = random.getstate()
     logged = logging.root.manager.disable
 
-    def token_bytes(count: int | None = None) -> bytes:
-        return source.randbytes(32 if count is None else count)
+    def drawn(name: str) -> Callable[[int | None], bytes]:
+        # A source for each: what something draws once, at its first use, does not shift the others.
+        source = random.Random(f"{name} {seed}")
+        return lambda count=None: source.randbytes(32 if count is None else count)
+
+    below = random.Random(f"below {seed}")
+    of_hex, of_urlsafe = drawn("hex"), drawn("urlsafe")
+
+    def token_hex(count: int | None = None) -> str:
+        return of_hex(count).hex()
 
     def token_urlsafe(count: int | None = None) -> str:
-        return base64.urlsafe_b64encode(token_bytes(count)).rstrip(b"=").decode()
+        return base64.urlsafe_b64encode(of_urlsafe(count)).rstrip(b"=").decode()
 
     with contextlib.ExitStack() as stack:
+        for defaults, each in _default_clocks():
+            stack.enter_context(mock.patch.dict(defaults, {each: loop.time}))
         for module, name, value in (
             (time, "time", lambda: EPOCH + loop.time()),
             (time, "monotonic", loop.time),
-            (os, "urandom", token_bytes),
-            (secrets, "token_bytes", token_bytes),
-            (secrets, "token_hex", lambda count=None: token_bytes(count).hex()),
+            (os, "urandom", drawn("urandom")),
+            (secrets, "token_bytes", drawn("bytes")),
+            (secrets, "token_hex", token_hex),
             (secrets, "token_urlsafe", token_urlsafe),
-            (secrets, "randbelow", lambda limit: source.randrange(limit)),
+            (secrets, "randbelow", below.randrange),
         ):
             stack.enter_context(mock.patch.object(module, name, value))
         random.seed(seed)

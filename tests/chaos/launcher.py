@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import signal
 from collections.abc import Callable, Iterator
@@ -239,6 +240,16 @@ class Server:
             self.launcher.ring()
 
 
+class _Os:
+    """The module ``os``, with randomness that nobody else draws from."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def urandom(self, count: int) -> bytes:
+        return mine().rng.randbytes(count)
+
+
 def _say(text: str) -> None:
     launcher = mine()
     launcher.said.append(text)
@@ -254,6 +265,7 @@ def on_stage() -> Iterator[None]:
             "Call": Call,
             "Server": Server,
             "say": _say,
+            "os": _Os(),
             "owns": lambda pid, inodes: mine().listening,
             "listeners": lambda port: {"socket"},
             "free": lambda host, port: port,

@@ -95,6 +95,7 @@ class Wire:
             answer = self._world.outside(effect, who, job_id, body)
             await asyncio.sleep(self._rng.uniform(0.0, 0.3))
             if kind == "lie" and operation == "submit":
+                self._world.checker.lied_to(spawn_id(body["job"]["script"]))
                 wrong = self._rng.choice((self._scheduler.foreign.id, "999999", "1"))
                 return _answer(201, {"jobId": wrong})
             return answer

@@ -15,14 +15,14 @@ from unittest import mock
 
 import pytest
 
-from firecrestspawner import client, monitor, singleuser, spawn, stored
+from firecrestspawner import client, singleuser, spawn, stored, watch
 from firecrestspawner.errors import FirecRESTError
 from tests.chaos.checker import Belief, Snapshot, TrueJob
 from tests.chaos.plan import SERVERS, STORIES, Plan, Press, Window, plan
 from tests.chaos.world import run
 
 #: So many schedules of each story are played here.
-SHORT = 6
+SHORT = 4
 #: A broken invariant is found within so many.
 BOUND = 60
 HOUR = 3600.0
@@ -90,16 +90,16 @@ def submit_again() -> AbstractContextManager[Any]:
 
 def believe_a_404() -> AbstractContextManager[Any]:
     """One 404 by id is taken for the end (R1)."""
-    return mock.patch.multiple(monitor, ABSENT_ANSWERS=1, ABSENT_SECONDS=0.0)
+    return mock.patch.multiple(watch, ABSENT_ANSWERS=1, ABSENT_SECONDS=0.0)
 
 
 def believe_a_list() -> AbstractContextManager[Any]:
     """What a row of a list announces is taken for the end (R1)."""
 
-    def ended(watch: Any) -> Any:
-        return watch.job if watch.job is not None and watch.job.state.terminal else None
+    def ended(one: Any) -> Any:
+        return one.job if one.job is not None and one.job.state.terminal else None
 
-    return mock.patch.object(monitor.Watch, "ended", property(ended))
+    return mock.patch.object(watch.Watch, "ended", property(ended))
 
 
 def keep_no_tombstone() -> AbstractContextManager[Any]:
