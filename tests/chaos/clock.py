@@ -183,10 +183,14 @@ def bound(seed: int) -> Iterator[WorldLoop]:
     before = random.getstate()
     logged = logging.root.manager.disable
 
-    def drawn(name: str) -> Callable[[int | None], bytes]:
+    def drawn(name: str) -> Callable[..., bytes]:
         # A source for each: what something draws once, at its first use, does not shift the others.
         source = random.Random(f"{name} {seed}")
-        return lambda count=None: source.randbytes(32 if count is None else count)
+
+        def token_bytes(count: int | None = None) -> bytes:
+            return source.randbytes(32 if count is None else count)
+
+        return token_bytes
 
     below = random.Random(f"below {seed}")
     of_hex, of_urlsafe = drawn("hex"), drawn("urlsafe")

@@ -66,6 +66,11 @@ class Job:
     runs: int = 0
 
     @property
+    def requeued(self) -> bool:
+        """Whether it has run before, and lost what it ran."""
+        return self.runs > (1 if self.state == "RUNNING" else 0)
+
+    @property
     def alive(self) -> bool:
         """Whether it runs, or will."""
         return self.state in ("PENDING", "RUNNING")
@@ -165,7 +170,7 @@ class Scheduler:
         job.runs += 1
         self._note("slurm", f"job {job.id} runs on {job.node}")
         job.program = self._run(job, lambda code: self._exited(job, code))
-        if job.fate.ends and not self.calm:
+        if job.fate.ends and not self.calm and not job.requeued:
             self._loop.call_later(job.fate.lives, self._fulfil, job, job.program)
 
     def _exited(self, job: Job, code: int) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import inspect
 import logging
 from collections.abc import Iterator
@@ -43,6 +44,9 @@ CONFIG = Config(
     },
     ServiceAccount={"client_id": "service", "client_secret": "x", "token_url": "http://issuer"},
 )
+#: Whether a restarted Hub goes on with the starts that were under way: as soon as it can.
+RESUME = "firecrestspawner.resume"
+RESUMES = importlib.util.find_spec(RESUME) is not None
 #: Seconds the Hub knocks at a server before it gives up (Spawner.http_timeout's default).
 INIT_SPAWNERS_TIMEOUT = 10.0
 
@@ -152,7 +156,10 @@ class Hub(Process):
     async def _begin(self) -> None:
         """What JupyterHub.initialize and start do."""
         self.settings["firecrest_clusters"] = Clusters(ServiceAccount(config=CONFIG), frozenset())
+        serves = asyncio.get_running_loop().create_future()
         app = SimpleNamespace(
+            spawner_class=self.settings["spawner_class"],
+            _start_future=serves,
             db=self.db,
             users=self.users,
             proxy=self.world.proxy,
@@ -160,9 +167,12 @@ class Hub(Process):
             log=self.settings["log"],
             log_level=logging.CRITICAL,
         )
+        if RESUMES:
+            importlib.import_module(RESUME).take_up(app)
         init = asyncio.ensure_future(JupyterHub.init_spawners(app))
         await asyncio.wait([init], timeout=INIT_SPAWNERS_TIMEOUT)
         self.listening = True
+        serves.set_result(None)
         self.world.note("hub", "serves")
         await init
         while True:

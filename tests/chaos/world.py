@@ -43,16 +43,13 @@ PATIENCE = 600.0
 SHUTDOWN = 30.0
 HTML = b"<html><body>Please log in</body></html>"
 
-#: Whether a restarted Hub goes on with the starts that were under way.
-RESUMES = False
-
 
 class World:
     """One schedule under way."""
 
     job_name = "hub-1"
 
-    def __init__(self, loop: WorldLoop, plan: Plan, *, resumes: bool = RESUMES) -> None:
+    def __init__(self, loop: WorldLoop, plan: Plan, *, resumes: bool = hubs.RESUMES) -> None:
         self.loop, self.plan = loop, plan
         self.rng = random.Random(f"world {plan.seed}")
         self.checker = Checker(resumes=resumes)
@@ -246,7 +243,6 @@ class World:
             done(code)
 
         launcher = Launcher(self.loop, self.rng, job, self._post, self.note, ended)
-        launcher.fresh = job.runs == 1  # type: ignore[attr-defined]
         return launcher
 
     def _explain(self, job: Job, launcher: Launcher) -> None:
@@ -257,7 +253,7 @@ class World:
             self.checker.ends(true, "told so")
         elif launcher.stopping and not launcher.stopping.startswith("stopped by"):
             self.checker.gave_up(true, launcher.stopping)
-        elif "gave up" in said and self.loop.time() - job.started < 800 and job.runs == 1:
+        elif "gave up" in said and self.loop.time() - job.started < 800 and not job.requeued:
             self.checker.gave_up(true, said)
         elif launcher.stopping and not job.cancelled:
             self.checker.gave_up(true, launcher.stopping)
@@ -316,12 +312,13 @@ class World:
         return f"{launcher.server.addresses[0]}:{launcher.server.port}"
 
     def _true(self, job: Job) -> TrueJob:
-        """A job whose server has ended is as good as ended: it only says goodbye."""
+        """A job whose server has ended is as good as ended: it only says goodbye. So is one that
+        the scheduler began anew: its server is gone."""
         launcher: Any = job.program
         server = launcher.server if launcher is not None else None
         ended = launcher is not None and server is not None and server.status is not None
         token = server.env.get("JUPYTERHUB_API_TOKEN", "") if server is not None else ""
-        alive = job.alive and not ended
+        alive = job.alive and not ended and not job.requeued
         return TrueJob(job.id, job.user, job.spawn_id, alive, self._at(job), token)
 
     def job_of(self, spawner: FirecRESTSpawner) -> TrueJob | None:
@@ -411,7 +408,7 @@ def observed(world: World) -> type[FirecRESTSpawner]:
     return Observed
 
 
-def run(plan: Plan, *, resumes: bool = RESUMES, log: bool = False) -> Result:
+def run(plan: Plan, *, resumes: bool = hubs.RESUMES, log: bool = False) -> Result:
     """Play one schedule."""
     if not log:
         logging.disable(logging.CRITICAL)
