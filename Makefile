@@ -18,7 +18,7 @@ help:
 	@echo 'make test    every tier of tests this machine can run; as root on Debian: all of them'
 	@echo 'make check   format, lint, types, import layers'
 	@echo 'make bench   benchmarks'
-	@echo 'make chaos   seeded schedules of faults: is anything lost? SEED=17 RUNS=1000'
+	@echo 'make chaos   seeded schedules of faults: is anything lost? SEED=17 RUNS=1000 REAL=10'
 	@echo 'make docs    the documentation, warnings being errors'
 	@echo 'make oldest  the unit tier, and journeys of refreshes, against the oldest supported JupyterHub'
 
@@ -40,9 +40,9 @@ check: $(READY)
 bench: $(BENCH_READY)
 	$(BIN)/python -m benchmarks $(ARGS)
 
-# RUNS schedules in virtual time, from SEED on, which the clock gives if nobody does.
+# RUNS in virtual time, REAL with a real Hub; from SEED on, which the clock gives if nobody does.
 chaos: $(READY)
-	$(BIN)/python -m tests.chaos $(SEED:%=--seed %) $(RUNS:%=--runs %) $(ARGS)
+	$(BIN)/python -m tests.chaos $(SEED:%=--seed %) $(RUNS:%=--runs %) $(REAL:%=--real %) $(ARGS)
 
 docs: $(DOCS_READY)
 	$(BIN)/sphinx-build -n -W --keep-going -b html docs docs/_build/html

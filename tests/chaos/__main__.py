@@ -2,12 +2,14 @@
 
     make chaos                       1,000 schedules from a seed that the clock gives
     make chaos SEED=17 RUNS=1        one schedule again, with all that happened in it
+    make chaos RUNS=0 REAL=100       with a real Hub, proxy and servers, one after another
 
 A *plan* (plan.py) says what users do and what fails, out of a seed. It is played on the decision
 core (world.py): JupyterHub's own users, pages, start-up and database (hub.py, database.py) around
 the product's spawner, monitor and channel; its client on a faulty wire (wire.py); a scheduler
 (cluster.py) whose jobs run the real launcher (launcher.py); all in one thread and in virtual time,
-where a Hub can be killed between any two steps (clock.py).
+where a Hub can be killed between any two steps (clock.py). Shorter plans of their own are played on
+a real site (real.py), with kill -9.
 
 A *checker* (checker.py), which knows what users asked for, what really runs and what the Hub
 believes, says what may not happen meanwhile, and what has to be so once all faults are over.
@@ -38,6 +40,7 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="make chaos", description=__doc__.partition("\n")[0])
     parser.add_argument("--seed", type=int, help="the first; by default out of the clock")
     parser.add_argument("--runs", type=int, default=1000, help="schedules in virtual time")
+    parser.add_argument("--real", type=int, default=0, help="schedules on a real site")
     parser.add_argument("--story", choices=sorted(STORIES), default="", help="only such schedules")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at a time")
     chosen = parser.parse_args(argv)
@@ -47,6 +50,10 @@ def main(argv: Sequence[str]) -> int:
         bad += _one(seed, chosen.story)
     elif chosen.runs:
         bad += _many(seed, chosen.runs, chosen.story, max(1, chosen.jobs))
+    if chosen.real:
+        from tests.chaos import real
+
+        bad += _report(real.runs(seed, chosen.real), chosen.real, "on a real site")
     print("Something was lost." if bad else "Nothing was lost.")
     return 1 if bad else 0
 

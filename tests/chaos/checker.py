@@ -54,7 +54,6 @@ class Snapshot:
     routes: frozenset[tuple[str, str, str]]
     tokens: Sequence[tuple[str, str]]
     valid: frozenset[str] = frozenset()
-    spare_tokens: bool = False
 
     def differences(self) -> list[str]:
         """Where belief and truth differ; in words."""
@@ -98,7 +97,7 @@ class Snapshot:
         for user, server, host in sorted(wanted - self.routes):
             yield f"the proxy does not lead to {user}'s server {server!r} at {host}"
         names = sorted((each.user, each.server) for each in ready)
-        if sorted(self.tokens) != names and not self.spare_tokens:
+        if sorted(self.tokens) != names:
             yield f"ready are {names}, and there are API tokens for {sorted(self.tokens)}"
 
     def remains(self) -> list[str]:
@@ -132,16 +131,11 @@ class Wish:
 
 
 class Checker:
-    """Watches one schedule; ``violations`` is what it saw.
+    """Watches one schedule; ``violations`` is what it saw."""
 
-    ``resumes``: whether a restarted Hub goes on with starts that were under way. Where not, it may
-    end those.
-    """
-
-    def __init__(self, *, resumes: bool) -> None:
+    def __init__(self) -> None:
         self.violations: list[str] = []
         self.wishes: dict[tuple[str, str], Wish] = {}
-        self.resumes = resumes
         self._by_spawn: dict[str, Wish] = {}
 
     def blame(self, what: str) -> None:
@@ -168,13 +162,6 @@ class Checker:
         if wish.wanted and job is not None and job.alive:
             self.blame(f"the start of {wish} is given up ({why}), and its job {job.id} lives")
         wish.over(f"the start failed: {why}")
-
-    def restarted(self) -> None:
-        """A new process of the Hub."""
-        if not self.resumes:
-            for wish in self.wishes.values():
-                if not wish.ready:
-                    wish.over("the Hub restarted before it was ready")
 
     # -- what the Hub does -------------------------------------------------------------------
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import inspect
 import logging
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from jupyterhub.user import UserDict
 from tornado.web import HTTPError
 from traitlets.config import Config
 
+from firecrestspawner import resume
 from firecrestspawner.cluster import Clusters
 from firecrestspawner.errors import LoginRequired, ProviderUnavailable
 from firecrestspawner.handlers import JobChannelHandler, Switchboard
@@ -44,9 +44,6 @@ CONFIG = Config(
     },
     ServiceAccount={"client_id": "service", "client_secret": "x", "token_url": "http://issuer"},
 )
-#: Whether a restarted Hub goes on with the starts that were under way: as soon as it can.
-RESUME = "firecrestspawner.resume"
-RESUMES = importlib.util.find_spec(RESUME) is not None
 #: Seconds the Hub knocks at a server before it gives up (Spawner.http_timeout's default).
 INIT_SPAWNERS_TIMEOUT = 10.0
 
@@ -167,8 +164,7 @@ class Hub(Process):
             log=self.settings["log"],
             log_level=logging.CRITICAL,
         )
-        if RESUMES:
-            importlib.import_module(RESUME).take_up(app)
+        resume.take_up(app)
         init = asyncio.ensure_future(JupyterHub.init_spawners(app))
         await asyncio.wait([init], timeout=INIT_SPAWNERS_TIMEOUT)
         self.listening = True

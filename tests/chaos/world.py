@@ -49,10 +49,10 @@ class World:
 
     job_name = "hub-1"
 
-    def __init__(self, loop: WorldLoop, plan: Plan, *, resumes: bool = hubs.RESUMES) -> None:
+    def __init__(self, loop: WorldLoop, plan: Plan) -> None:
         self.loop, self.plan = loop, plan
         self.rng = random.Random(f"world {plan.seed}")
-        self.checker = Checker(resumes=resumes)
+        self.checker = Checker()
         self.events: list[tuple[float, str, tuple[Any, ...]]] = []
         self.database = database()
         self.database.reset()
@@ -218,7 +218,6 @@ class World:
         if gone is not None:
             self._gone.append(gone)
             gone.close_session()
-        self.checker.restarted()
         self.outside(self.loop.call_later, self._down, self._start_hub)
 
     async def knock(self, server: Any, timeout: float) -> Any:
@@ -350,8 +349,7 @@ class World:
             for (user, server), host in self.proxy.routes.items()
         )
         names = [(user, server) for user, server, _ in tokens]
-        spare = not self.checker.resumes
-        return Snapshot(jobs, beliefs, routes, names, frozenset(valid), spare)
+        return Snapshot(jobs, beliefs, routes, names, frozenset(valid))
 
 
 def belief(user: Any, name: str, server: str, state: dict[str, Any]) -> Belief:
@@ -408,12 +406,12 @@ def observed(world: World) -> type[FirecRESTSpawner]:
     return Observed
 
 
-def run(plan: Plan, *, resumes: bool = hubs.RESUMES, log: bool = False) -> Result:
+def run(plan: Plan, *, log: bool = False) -> Result:
     """Play one schedule."""
     if not log:
         logging.disable(logging.CRITICAL)
     with bound(plan.seed) as loop, contextlib.ExitStack() as stack:
-        world = World(loop, plan, resumes=resumes)
+        world = World(loop, plan)
         for module, name, value in (
             (client, "AsyncFirecrest", wire.client(world.wire)),
             (service, "TokenClient", hubs.token_client(world)),
