@@ -71,13 +71,14 @@ class Relay:
             if name.lower() not in ("host", "connection", "accept-encoding")
         }
         url = self.target + request.path
-        answer = self._client.request(request.command, url, content=body, headers=headers)
+        try:
+            answer = self._client.request(request.command, url, content=body, headers=headers)
+        except httpx.TransportError:  # the target is away
+            _reset(request)
+            return
         if self.lose(request.path, body):
             self.lost.append(body)
-            linger = struct.pack("ii", 1, 0)
-            request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            request.close_connection = True
-            request.connection.close()
+            _reset(request)
             return
         request.send_response(answer.status_code)
         for name, value in answer.headers.items():
@@ -88,3 +89,10 @@ class Relay:
         request.end_headers()
         request.wfile.write(answer.content)
         request.wfile.flush()
+
+
+def _reset(request: BaseHTTPRequestHandler) -> None:
+    linger = struct.pack("ii", 1, 0)
+    request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    request.close_connection = True
+    request.connection.close()
