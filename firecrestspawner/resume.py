@@ -50,7 +50,7 @@ def take_up(app: Any) -> None:
         user = app.users[row.user]
         spawner = user.spawners[row.name]
         token = spawner.spawn.api_token if spawner.spawn is not None else Secret("")
-        _discard_tokens(app.db, user, row.name, besides=token)
+        discard_tokens(app.db, user, row.name, besides=token)
         # From now on it is pending, for pages, for the REST API and for the proxy's table.
         spawner._spawn_pending = True
         spawner._spawn_future = asyncio.ensure_future(_go_on(app, user, spawner, pace))
@@ -58,12 +58,12 @@ def take_up(app: Any) -> None:
     for row in rows:
         if row.server is not None and "spawn_id" not in (row.state or {}):
             # Killed before anything was stored: the Hub finds by itself that nothing runs.
-            _discard_tokens(app.db, app.users[row.user], row.name, besides=Secret(""))
+            discard_tokens(app.db, app.users[row.user], row.name, besides=Secret(""))
     if starts:
         app.log.info("%i starts were under way, and go on", len(starts))
 
 
-def _discard_tokens(db: Any, user: Any, name: str, *, besides: Secret) -> None:
+def discard_tokens(db: Any, user: Any, name: str, *, besides: Secret) -> None:
     """Delete the API tokens that interrupted starts of a server have left (S10).
 
     User.spawn stores one at its beginning, and knows it by value only.

@@ -84,6 +84,9 @@ class FirecRESTSpawner(StoredSpawner):
         try:
             if self.spawn is not None:
                 return await self._adopt(self.spawn)
+            # A start that was cancelled leaves its own, when the next one comes within a second.
+            db, mine = self.user.db, Secret(self.api_token)
+            resume.discard_tokens(db, self.user, self.name, besides=mine)
             spawn, request, token = await self._prepare()
             await self._submit_once(spawn, request, token)
             return await self._await_server(spawn)

@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import pytest
+from jupyterhub.orm import APIToken
 
 from firecrestspawner.channel import Hello
 from firecrestspawner.errors import LoginRequired, Unwell
@@ -92,3 +93,16 @@ async def test_a_job_whose_number_is_somebody_elses_is_not_waited_for(patient: S
     await spawner.stop()
     assert time.monotonic() - began < 10
     assert not any(call.startswith("cancel") for call in patient.api.calls)
+
+
+async def test_the_next_start_revokes_the_token_of_one_that_was_cancelled(scene: Scene) -> None:
+    """S10: JupyterHub forgets that token when a start follows within its second of grace."""
+    spawner = scene.spawner()
+    lost = scene.row.new_api_token(note="Server at /user/alice/", scopes=[])
+    others = scene.row.new_api_token(note="Server at /user/alice/other/", scopes=[])
+    scene.logins.error = LoginRequired("over")
+    with pytest.raises(Exception, match="over"):
+        await spawner.start()
+    valid = [APIToken.find(scene.db, token) is not None
+             for token in (lost, others, spawner.api_token)]  # fmt: skip
+    assert valid == [False, True, True]
