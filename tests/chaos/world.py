@@ -182,12 +182,18 @@ class World:
         try:
             status = await hub.call(hub.press(press.button, press.user, press.server))
         except ConnectionError:
+            status = 0
             self.note(press.user, "no answer from the Hub")
         except Exception as error:
             # What JupyterHub raises becomes a page with a 500; the user sees no more than that.
+            status = 500
             self.note(press.user, "is answered 500", type(error).__name__, error)
         else:
             self.note(press.user, f"is answered {status}")
+        if press.button == "stop" and status < 400:
+            # JupyterHub gives a start a second to notice that it is cancelled, and then stops
+            # what is there: another start, if its user was quicker.
+            self.checker.stop_pressed(press.user, press.server)
 
     # -- the Hub -----------------------------------------------------------------------------
 
