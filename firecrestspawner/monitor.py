@@ -212,6 +212,7 @@ class JobMonitor:
         self._tell_of_filter(listing)
         self._choice.came(listing, self.clock())
         self._swap(listing.jobs)
+        self._note_live(listing.jobs)
         await self._follow(self.snapshot)
 
     def _tell_of_filter(self, listing: Listing) -> None:
@@ -226,6 +227,13 @@ class JobMonitor:
         self.snapshot_at = self.clock()
         self.first_load.set()
         self._beat()
+
+    def _note_live(self, jobs: Sequence[Job]) -> None:
+        """What any row shows alive is not absent (R1): another with its number may be forged."""
+        live = {job.id for job in jobs if not job.state.terminal}
+        for watch in self.watches:
+            if watch.job_id in live and not watch.absent:
+                watch.heard()
 
     async def _follow(self, snapshot: dict[str, Job]) -> None:
         """Give each watch its row, and ask by id about those whose row announces something."""

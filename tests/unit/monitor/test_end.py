@@ -259,6 +259,24 @@ async def test_an_answer_in_between_starts_the_count_again() -> None:
 
 
 @in_virtual_time
+async def test_a_job_that_a_list_still_shows_is_not_absent() -> None:
+    """R1: a forged row may lead to queries by id, and those may miss a job that waits."""
+    scene = Scene()
+    watch, other = scene.watch("1"), scene.watch("2")
+    scene.cluster.put(job("2"))
+    forged = [job("1", JobState.PENDING), job("1", JobState.FAILED), job("2")]
+    for listed in (forged, forged[::-1]):
+        scene.cluster.listed = listed
+        await scene.ticks(20)
+        assert not watch.over and not other.over
+    assert scene.cluster.by_id().count("1") > 3, "it was asked for, and not found"
+    # Once no row says that it is there, it is as absent as any other.
+    scene.cluster.listed = [job("2")]
+    scene.run()
+    await until(watch, lambda: watch.absent, 1200)
+
+
+@in_virtual_time
 async def test_troubles_do_not_count_as_absence() -> None:
     """R1: only "no such job" does; not a 500, nor a refused token."""
     scene = Scene()
