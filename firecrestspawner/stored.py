@@ -19,7 +19,7 @@ from .config import SpawnerConfig
 from .handlers import Switchboard
 from .progress import Stage
 from .service import ServiceAccount
-from .spawn import Spawn, Tombstone, farewells
+from .spawn import TOMBSTONES, Spawn, Tombstone, farewells
 from .vault import seal, unseal
 from .watch import Watch
 
@@ -175,6 +175,9 @@ class StoredSpawner(SpawnerConfig, Spawner):
         if self.spawn is not None:
             self._revoke(self.spawn.api_token.reveal())
             if self._watch is not None:
+                if self._watch.absent and not (self.spawn.line.ended or self.spawn.sealed):
+                    # Its end was concluded, not seen: should it be there, it is not wanted (R7).
+                    self._raise_stone(self.spawn.tombstone("The cluster did not know this job."))
                 self._cluster(self.spawn.system).monitor.unwatch(self._watch)
             if self._switchboard.find(self.spawn.id) is self:
                 self._switchboard.unplug(self.spawn.id)
@@ -243,7 +246,7 @@ class StoredSpawner(SpawnerConfig, Spawner):
 
     def _raise_stone(self, stone: Tombstone) -> None:
         stone.gone = self._bury
-        self.tombstones.append(stone)
+        self.tombstones = [*self.tombstones, stone][-TOMBSTONES:]
         self._switchboard.plug(stone.line.spawn_id, stone)
 
     def _bury(self, spawn_id: str) -> None:

@@ -57,6 +57,24 @@ async def test_one_look_tells_that_a_job_that_cannot_be_cancelled_is_gone(patien
     assert "tombstones" not in patient.state() or not spawner.tombstones
 
 
+async def test_a_job_that_is_absent_after_all_would_be_told_that_it_is_not_wanted(
+    scene: Scene,
+) -> None:
+    """R7: absence is concluded from what an account does not see. JupyterHub, which polls first,
+    calls no stop for such a server."""
+    spawner = await started(scene)
+    spawn = spawner.spawn
+    spawner._watch.absent = True
+    assert await spawner.poll() == 1
+    spawner.clear_state()
+    spawner._save()
+    assert [stone["job_id"] for stone in scene.state()["tombstones"]] == ["7"]
+    hello = Hello(spawn.id, spawn.line.ticket_secret, NONCE, "7")
+    stone = scene.switchboard.find(spawn.id)
+    assert stone is not None
+    assert (await stone.hear(hello, {}))["verdict"] == "ended"
+
+
 async def test_a_running_server_is_given_time_to_hear_that_it_is_not_wanted(patient: Scene) -> None:
     """R7: it calls, is told, and says goodbye."""
     spawner = await started(patient)
