@@ -135,21 +135,23 @@ class Cluster:
         never were. Waits until that is certain, SETTLING seconds at most after the last of them,
         and no longer than the start is ``wanted``.
         """
-        known = jobs | {watch.job_id for watch in self.monitor.watches}
+        seen = jobs | {watch.job_id for watch in self.monitor.watches}
         listed: list[Job] | None = []
         while unsettled and wanted():
             listed = await self.own_jobs(token)
             if listed is not None:
                 strangers = [
-                    job for job in listed if job.id not in known and not job.state.terminal
+                    job for job in listed if job.id not in seen and not job.state.terminal
                 ]
                 if len(strangers) >= len(unsettled):
                     break
             if self.settled(max(unsettled)):
                 break
             await asyncio.sleep(min(2.0, SETTLING))
-        known |= set(self.monitor.snapshot) | {job.id for job in listed or ()}
-        return known, listed is not None
+        # Of others only what an answer by id has borne out: numbers are given one after the other,
+        # and whoever claims those to come must not have everybody's starts refused (R10).
+        proven = {watch.job_id for watch in self.monitor.watches if watch.confirmed is not None}
+        return jobs | proven | {job.id for job in listed or ()}, listed is not None
 
     def settled(self, submitted_at: float) -> bool:
         """Whether a job submitted then (Unix seconds) is listed by now, if there is one."""
@@ -164,6 +166,8 @@ class Cluster:
         list is taken for this one. Raises FirecRESTError; when that is ``ambiguous`` the job may
         exist although it is not listed.
         """
+        claimed = {watch.job_id for watch in self.monitor.watches}
+        before = known | claimed | set(self.monitor.snapshot)
         try:
             job_id = await self.firecrest.submit(token, self.name, request)
             if job_id not in known:
@@ -178,7 +182,7 @@ class Cluster:
             if not error.ambiguous or not adopt:
                 raise
             listed = await self.own_jobs(token) or []
-            new = [job.id for job in listed if job.id not in known and not job.state.terminal]
+            new = [job.id for job in listed if job.id not in before and not job.state.terminal]
             if len(new) != 1:
                 raise  # whoever refuses the start logs it
             log.warning("%s; the user's new job %s is the one", error.detail, new[0])

@@ -175,11 +175,31 @@ async def settle(cluster: Cluster, jobs: set[str], *ago: float, wanted: bool = T
 
 
 async def test_without_lost_answers_there_is_nothing_to_ask(cluster: Cluster, api: Api) -> None:
-    """C2, R3: neither a running server's job, nor an ended one's, nor a listed one is new."""
+    """C2, R3: neither a running server's job nor an ended one's is new."""
+    cluster.monitor.watch("5", "alice").confirmed = job("5")
+    assert await settle(cluster, {"4"}) == ({"4", "5"}, True)
+    assert api.calls == []
+
+
+async def test_whoever_claims_numbers_to_come_has_no_start_of_others_refused(
+    cluster: Cluster, api: Api
+) -> None:
+    """R10: a job introduces itself by any number, and a job's name can forge rows of the list."""
+    cluster.monitor.watch("7", "mallory")
+    cluster.monitor.snapshot = {"7": job("7")}
+    known, adopt = await settle(cluster, set())
+    assert await cluster.submit(TOKEN, REQUEST, known, adopt=adopt) == "7"
+
+
+async def test_a_job_that_was_listed_before_the_submit_is_not_the_lost_one(
+    cluster: Cluster, api: Api
+) -> None:
+    """R3: nor one that somebody has."""
     cluster.monitor.watch("5", "alice")
     cluster.monitor.snapshot = {"6": job("6")}
-    assert await settle(cluster, {"4"}) == ({"4", "5", "6"}, True)
-    assert api.calls == []
+    api.submit_answer, api.list_answer = LOST(), [job("5"), job("6"), job("8")]
+    known, adopt = await settle(cluster, set())
+    assert await cluster.submit(TOKEN, REQUEST, known, adopt=adopt) == "8"
 
 
 async def test_a_lost_job_is_known_once_it_is_listed(
