@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
 import time
 from collections.abc import Iterable
@@ -81,6 +82,8 @@ class ServiceAccount(Configurable):
         self._tokens: TokenSet | None = None
         self._fetched_at = 0.0
         self._lifetime = 0.0
+        self._failure: ProviderUnavailable | None = None
+        self._failed_at = 0.0
         self._lock = asyncio.Lock()
 
     def check(self) -> None:
@@ -105,14 +108,23 @@ class ServiceAccount(Configurable):
         """An access token that lives ``min_validity`` seconds more; single-flight (C1).
 
         Raises ProviderUnavailable; a refusal of the account's credentials is one, too: no user
-        can do anything about it.
+        can do anything about it. Who waited for a try that failed does not make another: of N the
+        last would wait for N deadlines (R9).
         """
+        asked_at = time.monotonic()
         async with self._lock:
             # Monotonic time: the Hub's clock may be set while it runs.
             now = time.monotonic()
             tokens = self._tokens
             if tokens is None or tokens.expires_soon(self._margin(min_validity), now=now):
-                tokens = self._tokens = await self._fetch(now)
+                if self._failure is not None and self._failed_at >= asked_at:
+                    raise copy.copy(self._failure)  # one object would collect all tracebacks
+                try:
+                    tokens = self._tokens = await self._fetch(now)
+                except ProviderUnavailable as error:
+                    self._failure, self._failed_at = copy.copy(error), time.monotonic()
+                    raise
+                self._failure = None
                 self._fetched_at = now
                 self._lifetime = (tokens.expires_at or now) - now
             return tokens.access_token

@@ -39,6 +39,26 @@ async def test_fifty_look_ups_share_one_service_token(
     assert len({token.reveal() for token in got}) == 1
 
 
+async def test_nobody_waits_for_an_issuer_that_others_have_waited_for_in_vain(
+    make_account: Callable[..., ServiceAccount], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R9: with one try after another the last of many would wait for as many deadlines."""
+    account, tries = make_account(), 0
+
+    async def hang(url: str, form: Any) -> Any:
+        nonlocal tries
+        tries += 1
+        await asyncio.sleep(0.05)
+        raise ProviderUnavailable("No answer.")
+
+    monkeypatch.setattr(account._client, "token", hang)
+    got = await asyncio.gather(*(account.get() for _ in range(20)), return_exceptions=True)
+    assert {type(each) for each in got} == {ProviderUnavailable} and tries == 1
+    with pytest.raises(ProviderUnavailable):
+        await account.get()
+    assert tries == 2, "who comes later tries again"
+
+
 async def test_a_service_token_is_replaced_in_time(
     issuer: Issuer, make_account: Callable[..., ServiceAccount], clock: Clock
 ) -> None:
