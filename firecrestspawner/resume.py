@@ -158,9 +158,10 @@ async def _look_for_job(
     async with cluster.turn(spawn.user):
         settled = cluster.settled(spawn.submitted_at)
         listed = await cluster.own_jobs(await token())
+        states = await stored_states(spawner.user.db)
         if listed is None or spawn.job_id:
             return
-        states = [s for s in stored_states(spawner.user.db) if s.get("spawn_id") != spawn.id]
+        states = [state for state in states if state.get("spawn_id") != spawn.id]
         jobs, lost = earlier(states, spawn.system, besides=spawn.id)
         new = [job.id for job in listed if job.id not in jobs and not job.state.terminal]
         # Another start of the user may look for its job, or one that was given up have one yet.

@@ -19,6 +19,7 @@ from .config import SpawnerConfig
 from .handlers import Switchboard
 from .progress import Stage
 from .service import ServiceAccount
+from .slices import Slices
 from .spawn import TOMBSTONES, Spawn, Tombstone, farewells
 from .vault import seal, unseal
 from .watch import Watch
@@ -26,6 +27,8 @@ from .watch import Watch
 #: Seconds that a restarted Hub waits for a server's answer. Less than its init_spawners_timeout,
 #: 10: a server that it still waits for then cannot be stopped, and others get no route meanwhile.
 KNOCK = 5.0
+#: So many rows of servers are read from the database at a time.
+ROWS = 50
 
 
 class RestoredServer(Server):
@@ -260,6 +263,16 @@ class StoredSpawner(SpawnerConfig, Spawner):
         self.user.db.commit()
 
 
-def stored_states(db: Any) -> list[dict[str, Any]]:
-    """The states of all servers of all users. Reads every row: not for what happens often."""
-    return [row.state or {} for row in db.query(orm.Spawner)]
+async def stored_states(db: Any) -> list[dict[str, Any]]:
+    """The states of all servers of all users. Reads every row: not for what happens often.
+
+    Some at a time, for each is kilobytes of JSON, and the loop is others', too (R8).
+    """
+    states: list[dict[str, Any]] = []
+    slices = Slices()
+    ids = [row_id for (row_id,) in db.query(orm.Spawner.id)]
+    for at in range(0, len(ids), ROWS):
+        await slices.breathe()
+        some = db.query(orm.Spawner).filter(orm.Spawner.id.in_(ids[at : at + ROWS]))
+        states += [row.state or {} for row in some]
+    return states

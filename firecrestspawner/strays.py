@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 from .errors import Error, FirecRESTError
@@ -60,28 +61,25 @@ class Strays:
         # In the user's turn no submit is under way whose job would not be known yet.
         async with cluster.turn(owner):
             listed = await cluster.own_jobs(token)
-            strays = self._unclaimed(listed or [], cluster, owner, user.db)
+            strays = await self._unclaimed(listed or [], cluster, owner, user)
         for job in strays[:MOST]:
             await self._cancel(job, cluster, token)
 
-    def _unclaimed(self, listed: list[Job], cluster: Any, owner: str, db: Any) -> list[Job]:
+    async def _unclaimed(
+        self, listed: list[Job], cluster: Any, owner: str, user: Any
+    ) -> list[Job]:
         alive = [
             job
             for job in listed
             if job.belongs_to(owner, cluster.monitor.name) and not job.state.terminal
         ]
-        if not alive:
-            return []  # as after most logins: the database is not asked
+        # After most logins their own rows account for all of them, and no more are read.
+        own = [row.state or {} for row in user.orm_user.orm_spawners.values()]
+        left = _unwanted(alive, own, cluster.name, owner)
+        if not left:
+            return []
         # Everybody's: two users of the Hub may be one user of the cluster.
-        wanted, ending, unsettled = claims(stored_states(db), cluster.name, owner)
-        if unsettled:
-            return []  # one of them may be the job of a start that still looks for it
-        # A job that runs with a tombstone ends by itself, and saves its work first (R7).
-        return [
-            job
-            for job in alive
-            if job.id not in wanted and (job.id not in ending or job.state is JobState.PENDING)
-        ]
+        return _unwanted(left, await stored_states(user.db), cluster.name, owner)
 
     async def _cancel(self, job: Job, cluster: Any, token: Secret) -> None:
         try:
@@ -94,3 +92,16 @@ class Strays:
             "Job %s of %s on %s belongs to no server of this Hub: cancelled",
             job.id, job.user, cluster.name,
         )  # fmt: skip
+
+
+def _unwanted(jobs: list[Job], states: Iterable[Any], system: str, owner: str) -> list[Job]:
+    """Those of ``jobs`` for which no server has any use, as the stored ``states`` tell."""
+    wanted, ending, unsettled = claims(states, system, owner)
+    if unsettled:
+        return []  # one of them may be the job of a start that still looks for it
+    # A job that runs with a tombstone ends by itself, and saves its work first (R7).
+    return [
+        job
+        for job in jobs
+        if job.id not in wanted and (job.id not in ending or job.state is JobState.PENDING)
+    ]

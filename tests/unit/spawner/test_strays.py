@@ -6,11 +6,14 @@ import asyncio
 from typing import Any
 
 import pytest
+from jupyterhub import orm
 from prometheus_client import REGISTRY
+from sqlalchemy import event
 
 from firecrestspawner.channel import Line
 from firecrestspawner.errors import LoginRequired, Unreachable
 from firecrestspawner.models import JobState
+from firecrestspawner.stored import ROWS
 from firecrestspawner.strays import MOST, Strays
 from tests.unit.spawner.scene import Api, Scene, job
 
@@ -65,13 +68,36 @@ async def test_another_user_of_the_hub_may_be_the_same_user_of_the_cluster(
     scene: Scene, api: Api
 ) -> None:
     """R10: their servers are servers of this Hub."""
-    from jupyterhub import orm
-
     twin = orm.User(name="twin")
     scene.db.add(orm.Spawner(name="", user=twin, state=stored("1", address="10.1.0.1")))
     scene.db.commit()
     api.put(job("1", JobState.RUNNING))
     assert await log_in(scene) == []
+
+
+async def test_a_login_holds_nobody_up(
+    scene: Scene, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R8: of their own jobs their own rows tell; everybody's are not read at once."""
+    read: list[Any] = []
+
+    def executed(conn: Any, cursor: Any, sql: str, parameters: Any, *rest: Any) -> None:
+        columns, _, where = sql.partition("WHERE")
+        if "spawners.state" in columns and "spawners.user_id" not in where:
+            read.append(parameters)
+
+    keep(scene, "runs", stored("1", address="10.1.0.1"))
+    for number in range(2 * ROWS):
+        twin = orm.User(name=f"twin{number}")
+        scene.db.add(orm.Spawner(name="", user=twin, state=stored(f"9{number}")))
+    scene.db.commit()
+    api.put(job("1", JobState.RUNNING))
+    event.listen(scene.db.get_bind(), "after_cursor_execute", executed)
+    rows = lambda: [len(each) for each in read if len(each) != 1]  # noqa: E731
+    assert await log_in(scene) == [] and rows() == []
+    api.put(job("90"), job(f"9{2 * ROWS - 1}"), job("8"))
+    assert await log_in(scene) == ["8"]
+    assert sum(rows()) > 2 * ROWS and max(rows()) <= ROWS
 
 
 async def test_a_job_with_a_tombstone_ends_by_itself_once_it_runs(scene: Scene, api: Api) -> None:
