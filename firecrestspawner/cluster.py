@@ -11,9 +11,10 @@ import logging
 import re
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from math import nan
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ LIST_AGE = 300.0
 SETTLING = 20.0
 #: A page that says which systems are unwell has it asked again when it is older (seconds).
 HEALTH_AGE = 30.0
+#: Whoever reads /metrics is told of jobs as they were so many seconds ago at most.
+COUNT_AGE = 1.0
 #: What FirecREST looks after (its BackendServiceType), in words.
 SERVICES = {
     "scheduler": "scheduler",
@@ -326,9 +329,17 @@ def _show(monitor: JobMonitor) -> None:
     def age() -> float:
         return nan if monitor.age is None else monitor.age
 
+    counted: Counter[JobState] = Counter()
+    counted_at = -inf
+
     def count(state: JobState) -> float:
-        jobs = (watch.job for watch in monitor.watches)
-        return sum((JobState.UNKNOWN if job is None else job.state) is state for job in jobs)
+        # Once for all states: one of ten thousand jobs after another holds the loop (R8).
+        nonlocal counted, counted_at
+        if monitor.clock() - counted_at > COUNT_AGE:
+            jobs = (watch.job for watch in monitor.watches)
+            counted = Counter(JobState.UNKNOWN if job is None else job.state for job in jobs)
+            counted_at = monitor.clock()
+        return counted[state]
 
     observe(SNAPSHOT_AGE, age, system=monitor.system)
     for state in JobState:

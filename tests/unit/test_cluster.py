@@ -22,6 +22,7 @@ from firecrestspawner.errors import (
     Unwell,
 )
 from firecrestspawner.isolation import FAILURES, Pass
+from firecrestspawner.metrics import JOBS
 from firecrestspawner.models import Job, JobState, Listing, Secret
 from firecrestspawner.monitor import JobMonitor
 from firecrestspawner.shared import Shared
@@ -340,3 +341,35 @@ def test_the_hubs_own_addresses_hold_this_hosts_loopback() -> None:
 async def test_a_name_that_does_not_resolve_has_no_addresses() -> None:
     assert await resolve("no.such.host.invalid") == []
     assert "127.0.0.1" in await resolve("localhost")
+
+
+async def test_the_jobs_are_counted_once_for_all_their_states(cluster: Cluster) -> None:
+    """R8: with ten thousand of them each count holds the loop for ten milliseconds."""
+    monitor, looks = cluster.monitor, 0
+
+    class Watches(dict[Any, None]):
+        def __iter__(self) -> Any:
+            nonlocal looks
+            looks += 1
+            return super().__iter__()
+
+    now = 0.0
+    monitor.clock = lambda: now
+    module._show(monitor)
+    for number, state in enumerate([JobState.RUNNING, JobState.RUNNING, JobState.PENDING]):
+        monitor.watch(str(number), "alice").hint = job(str(number), state=state)
+    monitor.watch("9", "alice")
+
+    def shown() -> dict[str, float]:
+        (family,) = JOBS.collect()
+        return {
+            each.labels["state"]: each.value
+            for each in family.samples
+            if each.labels["system"] == "daint" and each.value
+        }
+
+    monitor.watches = Watches(monitor.watches)
+    assert shown() == {"running": 2, "pending": 1, "unknown": 1} and looks == 1
+    monitor.watches.clear()
+    now += 2 * module.COUNT_AGE
+    assert shown() == {} and looks == 2
