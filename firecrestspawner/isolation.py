@@ -66,6 +66,8 @@ class Breaker:
         self._pause = PAUSE
         self._until: float | None = None
         self._probing = False
+        #: Who has tried in vain, since the last answer.
+        self._in_vain: set[Hashable] = set()
 
     @property
     def state(self) -> State:
@@ -75,11 +77,16 @@ class Breaker:
             return State.HALF_OPEN
         return State.OPEN
 
-    def admit(self) -> Pass:
-        """How a call may be made; :meth:`answered`, :meth:`failed` or :meth:`give_up` follows."""
+    def admit(self, account: Hashable) -> Pass:
+        """How a call may be made; :meth:`answered`, :meth:`failed` or :meth:`give_up` follows.
+
+        A user who has tried in vain lets others go first, the service account at the least, which
+        comes once in LONGEST_PAUSE: it may be that user whom nobody answers.
+        """
         if self._until is None:
             return Pass.CALL
-        if self._probing or self._clock() < self._until:
+        others_first = LONGEST_PAUSE if account in self._in_vain else 0.0
+        if self._probing or self._clock() < self._until + others_first:
             return Pass.REFUSED
         self._probing = True
         return Pass.PROBE
@@ -87,6 +94,7 @@ class Breaker:
     def answered(self) -> None:
         """The system answered a call, whatever it said."""
         self._failures.clear()
+        self._in_vain.clear()
         self._until, self._pause, self._probing = None, PAUSE, False
 
     def failed(self, account: Hashable, way: Pass) -> None:
@@ -95,6 +103,8 @@ class Breaker:
             self._probing = False
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
             self._until = self._clock() + self._pause
+            if account != SERVICE:
+                self._in_vain.add(account)
         elif self._until is None:
             self._failures[account] = self._failures.get(account, 0) + 1
             if len(self._failures) >= FAILURES or self._failures.get(SERVICE, 0) >= FAILURES:
@@ -136,7 +146,7 @@ class Guard:
         tried, as a cancel. Raises Unwell, never ambiguous, for a call that is not made.
         """
         async with self._lane(account, patience):
-            way = self.breaker.admit()
+            way = self.breaker.admit(account)
             if way is Pass.REFUSED and not insist:
                 raise Unwell(
                     f"{self.name} does not answer at the moment. Please try again in a minute.",

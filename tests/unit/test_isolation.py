@@ -217,6 +217,27 @@ async def test_no_single_user_shuts_a_system_for_others() -> None:
 
 
 @in_virtual_time
+async def test_no_single_user_keeps_a_system_shut_for_others() -> None:
+    """R9: one whom nobody answers, and who is always the first to try again."""
+    daint = guard()
+    await away(daint, SERVICE, FAILURES)
+
+    async def try_at_once() -> None:
+        while True:
+            await ask(daint, "mallory", quickly(Unreachable("No.")))
+            await asyncio.sleep(0.01)
+
+    trying = asyncio.ensure_future(try_at_once())
+    await asyncio.sleep(300)
+    assert state(daint) is not State.CLOSED
+    for _ in range(3):  # as the monitor does, however often it was in vain
+        await ask(daint, SERVICE)
+        await asyncio.sleep(LONGEST_PAUSE)
+    assert state(daint) is State.CLOSED
+    trying.cancel()
+
+
+@in_virtual_time
 @pytest.mark.parametrize("answered", [SubmissionRejected("No."), Unwell("A 500.", away=False)])
 async def test_whatever_is_answered_shows_that_the_system_is_there(
     answered: FirecRESTError,
