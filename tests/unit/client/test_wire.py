@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import time
 from collections.abc import Awaitable, Callable
@@ -18,6 +19,7 @@ from firecrestspawner.errors import (
     Unreachable,
     Unwell,
 )
+from firecrestspawner.isolation import FAILURES, State
 from firecrestspawner.models import Secret
 from tests.unit import raw_server
 from tests.unit.client.api import REQUEST, Site, failure
@@ -215,3 +217,19 @@ async def test_a_call_that_is_cancelled_stays_cancelled(site: Site, firecrest: F
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
+
+
+async def test_a_users_tokens_are_the_users_whichever_of_them_is_the_fresh_one() -> None:
+    """R9: one user whom nobody answers is no three users."""
+    firecrest = FirecREST("http://127.0.0.1:1")
+
+    async def in_vain(subject: str, number: int) -> State:
+        claims = json.dumps({"sub": subject, "jti": number}).encode()
+        token = Secret(f"e30.{base64.urlsafe_b64encode(claims).decode().rstrip('=')}.c2ln")
+        with pytest.raises(Unreachable):
+            await firecrest.job(token, "demo", "1")
+        return firecrest.guard("demo").breaker.state
+
+    assert {await in_vain("alice", number) for number in range(FAILURES + 1)} == {State.CLOSED}
+    assert [await in_vain(name, 1) for name in ("bob", "carol")] == [State.CLOSED, State.OPEN]
+    await firecrest.aclose()
