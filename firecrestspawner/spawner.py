@@ -166,8 +166,7 @@ class FirecRESTSpawner(StoredSpawner):
                 job_id = await cluster.submit(token, request, known, adopt=adopt)
             except FirecRESTError as error:
                 if error.ambiguous:
-                    spawn.submitted_at = time.time()
-                    self._save()
+                    self._lose(spawn)
                 else:
                     self._withdraw(spawn)
                 raise
@@ -359,7 +358,9 @@ class FirecRESTSpawner(StoredSpawner):
         if spawn is None:
             return
         stone = spawn.tombstone("The server was stopped from the Hub.")
-        self.tombstones = [*self.tombstones, stone][-TOMBSTONES:]
+        self.tombstones.append(stone)
+        for oldest in self.tombstones[:-TOMBSTONES]:
+            self._bury(oldest.line.spawn_id)
         self._save()
         if self._submit is not None and not self._submit.done():
             await asyncio.wait([self._submit], timeout=self.stop_patience)

@@ -207,6 +207,26 @@ class StoredSpawner(SpawnerConfig, Spawner):
         self._save()
         self._observe(spawn)
 
+    def _lose(self, spawn: Spawn) -> None:
+        """A submit's answer was lost just now. Its start may have been stopped meanwhile, and this
+        object be a former one: what is stored of the next start is left alone.
+        """
+        spawn.submitted_at = time.time()
+        if self.spawn is spawn:
+            self._save()
+            return
+        for stone in self.tombstones:
+            if stone.line.spawn_id == spawn.id:
+                stone.submitted_at = spawn.submitted_at
+        state = self.orm_spawner.state or {}
+        stones = [
+            {**stone, "submitted_at": spawn.submitted_at} if stone["spawn_id"] == spawn.id else stone
+            for stone in state.get("tombstones") or ()
+        ]
+        if stones:
+            self.orm_spawner.state = {**state, "tombstones": stones}
+            self.user.db.commit()
+
     def _observe(self, spawn: Spawn) -> Watch:
         monitor = self._cluster(spawn.system).monitor
         if self._watch is not None:

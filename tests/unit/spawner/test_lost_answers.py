@@ -11,6 +11,7 @@ from firecrestspawner import cluster
 from firecrestspawner.channel import Hello
 from firecrestspawner.errors import Unreachable, Unwell
 from firecrestspawner.models import JobState
+from firecrestspawner.spawn import TOMBSTONES
 from tests.unit.spawner.scene import Api, Scene, job
 
 NONCE = "a" * 32
@@ -166,3 +167,48 @@ async def test_a_late_refusal_of_an_old_start_leaves_the_new_one_alone(
     assert (await new).job_id == "8" and spawner.spawn is await new
     api.put(job("8", JobState.RUNNING))
     assert await spawner.poll() is None
+
+
+async def test_an_old_starts_answer_that_is_lost_late_costs_the_new_one_nothing(
+    scene: Scene, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R2, R3, R6: what is stored of the new one stays, and its submit waits for the old job."""
+    monkeypatch.setattr(cluster, "SETTLING", 1000.0)
+    gate = asyncio.Event()
+
+    async def slow(*args: Any) -> str:
+        await gate.wait()
+        raise lost()
+
+    api.submit = slow  # type: ignore[method-assign, assignment]
+    scene.config.FirecRESTSpawner.stop_patience = 0
+    spawner = scene.spawner()
+    old = asyncio.ensure_future(submitted(scene))
+    await asyncio.wait([old], timeout=0.1)
+    spawner.spawn.submitted_at -= 2000  # so slow was it
+    await spawner.stop()
+    spawner.clear_state()
+    spawner._save()
+    scene.user.spawners.pop("")
+    new = asyncio.ensure_future(submitted(scene))
+    await asyncio.wait([new], timeout=0.1)
+    gate.set()
+    with pytest.raises(Unwell):
+        await old
+    assert scene.state()["spawn_id"] == scene.spawner().spawn.id
+    await asyncio.wait([new], timeout=0.3)
+    assert api.calls[-1] == "list" and not scene.spawner().spawn.submitted_at
+    new.cancel()
+    scene.spawner()._submit.cancel()
+
+
+async def test_a_server_keeps_a_bounded_number_of_lines(
+    scene: Scene, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C4: how often everybody's servers call depends on how many lines there are."""
+    monkeypatch.setattr(cluster, "SETTLING", 0.0)
+    scene.config.FirecRESTSpawner.stop_patience = 0
+    api.submits = [lost() for _ in range(TOMBSTONES + 2)]
+    for _ in range(TOMBSTONES + 2):
+        await start_and_fail(scene)
+    assert len(scene.state()["tombstones"]) == len(scene.switchboard) == TOMBSTONES
