@@ -26,7 +26,7 @@ from .errors import (
 from .models import Secret
 from .progress import Stage, event, how_it_ended
 from .refusal import refuse
-from .spawn import TOMBSTONES, Spawn, earlier
+from .spawn import Spawn, earlier
 from .stored import StoredSpawner
 
 #: Seconds between looks while something is awaited that no message announces.
@@ -358,9 +358,7 @@ class FirecRESTSpawner(StoredSpawner):
         if spawn is None:
             return
         stone = spawn.tombstone("The server was stopped from the Hub.")
-        self.tombstones.append(stone)
-        for oldest in self.tombstones[:-TOMBSTONES]:
-            self._bury(oldest.line.spawn_id)
+        self._keep(stone)
         self._save()
         if self._submit is not None and not self._submit.done():
             await asyncio.wait([self._submit], timeout=self.stop_patience)
@@ -373,8 +371,7 @@ class FirecRESTSpawner(StoredSpawner):
         elif await self.poll() is not None:
             self._bury(spawn.id)
         else:
-            stone.gone = self._bury
-            self._switchboard.plug(spawn.id, stone)
+            self._plug_in(stone)
             self.log.warning(
                 "%s: job %s on %s %s there; it ends itself at its next call",
                 self._log_name, spawn.job_id or "(number unknown)", spawn.system,

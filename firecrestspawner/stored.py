@@ -184,6 +184,11 @@ class StoredSpawner(SpawnerConfig, Spawner):
                 self._cluster(self.spawn.system).monitor.unwatch(self._watch)
             if self._switchboard.find(self.spawn.id) is self:
                 self._switchboard.unplug(self.spawn.id)
+                # A stop that was cancelled, as JupyterHub does it with that of a start that failed,
+                # has left its tombstone here.
+                for stone in self.tombstones:
+                    if stone.line.spawn_id == self.spawn.id:
+                        self._plug_in(stone)
         self.spawn = None
         self._watch = None
 
@@ -268,8 +273,17 @@ class StoredSpawner(SpawnerConfig, Spawner):
     # -- tombstones ---------------------------------------------------------------------------
 
     def _raise_stone(self, stone: Tombstone) -> None:
+        self._keep(stone)
+        self._plug_in(stone)
+
+    def _keep(self, stone: Tombstone) -> None:
+        """The newest TOMBSTONES are kept; the lines of older ones are cut."""
+        self.tombstones.append(stone)
+        for oldest in self.tombstones[:-TOMBSTONES]:
+            self._bury(oldest.line.spawn_id)
+
+    def _plug_in(self, stone: Tombstone) -> None:
         stone.gone = self._bury
-        self.tombstones = [*self.tombstones, stone][-TOMBSTONES:]
         self._switchboard.plug(stone.line.spawn_id, stone)
 
     def _bury(self, spawn_id: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from jupyterhub.orm import APIToken
 
+from firecrestspawner import channel
 from firecrestspawner.channel import Hello
 from firecrestspawner.errors import LoginRequired, Unwell
 from firecrestspawner.models import JobState
@@ -88,6 +89,23 @@ async def test_a_running_server_is_given_time_to_hear_that_it_is_not_wanted(pati
     patient.api.put(job("7", JobState.COMPLETED))
     await asyncio.wait_for(stop, 20)
     assert not spawner.tombstones
+
+
+async def test_a_stop_that_is_cancelled_still_tells_the_job(patient: Scene) -> None:
+    """R7: JupyterHub cancels a start, and with it the stop of one that failed."""
+    spawner = await started(patient)
+    spawn = spawner.spawn
+    await spawner.hear(Hello(spawn.id, spawn.line.ticket_secret, NONCE, "7"), {})
+    patient.logins.error = LoginRequired("over")
+    stop = asyncio.ensure_future(spawner.stop())
+    await asyncio.wait([stop], timeout=0.3)
+    stop.cancel()
+    await asyncio.wait([stop])
+    spawner.clear_state()  # as User.stop does whatever happens
+    line = patient.switchboard.find(spawn.id)
+    assert line is not None
+    raw = channel.signed({"message": "alive", "spawn_id": spawn.id}, spawn.line.secret)
+    assert (await line.hear(channel.Alive(spawn.id), raw))["verdict"] == "ended"
 
 
 async def test_a_job_whose_number_nobody_knows_may_be_there(
