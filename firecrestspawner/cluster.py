@@ -143,9 +143,7 @@ class Cluster:
         while unsettled and wanted():
             listed = await self.own_jobs(token)
             if listed is not None:
-                strangers = [
-                    job for job in listed if job.id not in seen and not job.state.terminal
-                ]
+                strangers = [job for job in listed if job.id not in seen and not job.state.terminal]
                 if len(strangers) >= len(unsettled):
                     break
             if self.settled(max(unsettled)):

@@ -224,10 +224,10 @@ class StoredSpawner(SpawnerConfig, Spawner):
             if stone.line.spawn_id == spawn.id:
                 stone.submitted_at = spawn.submitted_at
         state = self.orm_spawner.state or {}
-        stones = [
-            {**stone, "submitted_at": spawn.submitted_at} if stone["spawn_id"] == spawn.id else stone
-            for stone in state.get("tombstones") or ()
-        ]
+        stones = [dict(stone) for stone in state.get("tombstones") or ()]
+        for stored in stones:
+            if stored["spawn_id"] == spawn.id:
+                stored["submitted_at"] = spawn.submitted_at
         if stones:
             self.orm_spawner.state = {**state, "tombstones": stones}
             self.user.db.commit()

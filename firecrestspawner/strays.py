@@ -65,9 +65,7 @@ class Strays:
         for job in strays[:MOST]:
             await self._cancel(job, cluster, token)
 
-    async def _unclaimed(
-        self, listed: list[Job], cluster: Any, owner: str, user: Any
-    ) -> list[Job]:
+    async def _unclaimed(self, listed: list[Job], cluster: Any, owner: str, user: Any) -> list[Job]:
         alive = [
             job
             for job in listed
