@@ -14,6 +14,8 @@ LIST_SECONDS_PER_JOB = 0.45 / 1000
 LIST_MOST = 20_000
 QUERY_SECONDS = 0.1
 
+#: A filtered list of so many jobs is asked for without a look at its cost.
+ROWS = 1000
 #: A list that does not come is asked for again after so many seconds, doubling, up to so many.
 RETRY_LEAST = 2.0
 RETRY_MOST = 300.0
@@ -61,8 +63,10 @@ class ListChoice:
             return False
         if self.failures:
             return since >= min(RETRY_LEAST * 2.0 ** min(self.failures, 20), RETRY_MOST)
-        # A filtered list holds our own jobs only: one request for them all (C1).
-        return self.filtered or list_is_cheaper(watched, self.rows) or since >= PROBE
+        # A filtered list holds our own jobs only: one request for them all (C1). It is long only
+        # where somebody floods it with jobs of that name (R9).
+        short = self.filtered and self.rows <= ROWS
+        return short or list_is_cheaper(watched, self.rows) or since >= PROBE
 
     def came(self, listing: Listing, now: float) -> None:
         """The list is here; rows of other names in it mean that the filter was ignored."""

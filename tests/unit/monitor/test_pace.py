@@ -58,6 +58,15 @@ def test_a_list_is_asked_for_where_it_costs_less_than_the_queries(
     assert list_is_cheaper(watched, rows) is cheaper
 
 
+def test_a_filtered_list_that_somebody_floods_is_no_cheaper_for_it() -> None:
+    """R9: jobs of the Hub's name are nobody's privilege, and in the list for an hour."""
+    choice = ListChoice()
+    choice.came(Listing([job("1")] * 10_000), 0)
+    assert not choice.wanted(3, 10.0)
+    assert choice.wanted(300, 10.0), "for so many a list is still the cheaper way"
+    assert choice.wanted(3, PROBE)
+
+
 def test_a_filtered_list_is_asked_for_at_every_look() -> None:
     """C1."""
     choice = ListChoice()
