@@ -212,8 +212,7 @@ class JobMonitor:
         self._tell_of_filter(listing)
         self._choice.came(listing, self.clock())
         self._swap(listing.jobs)
-        self._note_live(listing.jobs)
-        await self._follow(self.snapshot)
+        await self._follow(listing.jobs)
 
     def _tell_of_filter(self, listing: Listing) -> None:
         if self._choice.filtered and listing.others:
@@ -228,17 +227,14 @@ class JobMonitor:
         self.first_load.set()
         self._beat()
 
-    def _note_live(self, jobs: Sequence[Job]) -> None:
-        """What any row shows alive is not absent (R1): another with its number may be forged."""
+    async def _follow(self, jobs: Sequence[Job]) -> None:
+        """Give each watch its row, and ask by id about those whose row announces something."""
+        due, slices, now, snapshot = [], Slices(), self.clock(), self.snapshot
         live = {job.id for job in jobs if not job.state.terminal}
-        for watch in self.watches:
+        for watch in list(self.watches):
+            # What any row shows alive is not absent (R1): another with its number may be forged.
             if watch.job_id in live and not watch.absent:
                 watch.heard()
-
-    async def _follow(self, snapshot: dict[str, Job]) -> None:
-        """Give each watch its row, and ask by id about those whose row announces something."""
-        due, slices, now = [], Slices(), self.clock()
-        for watch in list(self.watches):
             row = snapshot.get(watch.job_id)
             # A row can be forged only by a job that the account sees, and so proves that it sees.
             if row is not None and watch.is_ours(row):
