@@ -416,9 +416,9 @@ def observed(world: World) -> type[FirecRESTSpawner]:
 
 def run(plan: Plan, *, log: bool = False) -> Result:
     """Play one schedule."""
-    if not log:
-        logging.disable(logging.CRITICAL)
     with bound(plan.seed) as loop, contextlib.ExitStack() as stack:
+        if not log:
+            logging.disable(logging.CRITICAL)
         world = World(loop, plan)
         for module, name, value in (
             (client, "AsyncFirecrest", wire.client(world.wire)),
