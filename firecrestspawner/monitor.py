@@ -36,6 +36,8 @@ WINDOW = "1h"
 STUCK = 180.0
 #: Seconds between looks at the loop.
 WATCHDOG = 15.0
+#: Seconds after which a cancellation was lost.
+LOST = 0.2
 
 
 class JobMonitor:
@@ -124,8 +126,7 @@ class JobMonitor:
                     await asyncio.wait([loop], timeout=WATCHDOG)
                 hung = not loop.done()
             finally:
-                loop.cancel()
-                await asyncio.wait([loop], timeout=WATCHDOG)
+                await _end(loop)
             log.error(
                 "The watch over the jobs on %s %s; it begins anew",
                 self.system, "hung" if hung else "had ended",
@@ -306,6 +307,18 @@ class JobMonitor:
             return None
         self._sees_others_at = self.clock()
         return watch.answered(job, self._sees_others_at)
+
+
+async def _end(loop: asyncio.Task[None]) -> None:
+    """End a loop, wherever it is; one that cannot be ended is left after WATCHDOG seconds.
+
+    Until Python 3.12 wait_for() loses a cancellation that comes together with what it waits for.
+    """
+    for _ in range(int(WATCHDOG / LOST)):
+        loop.cancel()
+        await asyncio.wait([loop], timeout=LOST)
+        if loop.done():
+            return
 
 
 class _Round:

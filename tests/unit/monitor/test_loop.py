@@ -186,3 +186,24 @@ async def test_a_job_in_the_queue_for_hours_is_not_looked_at_every_two_seconds()
     scene.monitor.hurry()
     await asyncio.sleep(0.5)
     assert scene.cluster.count("list") == before + 1
+
+
+@pytest.mark.parametrize("rounds", range(6))
+def test_a_watch_that_is_ended_as_it_wakes_ends_at_once(rounds: int) -> None:
+    """R8: a Hub that shuts down does not wait for it. Until Python 3.12 a cancellation that comes
+    together with the news is lost, a few rounds of the event loop after them."""
+
+    async def end() -> float:
+        scene = Scene()
+        await settled(scene, "1")
+        watching = kept(scene)
+        await asyncio.sleep(1)
+        began = scene.loop.time()
+        scene.monitor.hurry()
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+        watching.cancel()
+        await asyncio.wait([watching])
+        return scene.loop.time() - began
+
+    assert in_virtual_time(end)() < 1
