@@ -35,6 +35,7 @@ PLAIN = "not browser and not slurm and not keycloak and not postgresql"
 TIERS = (
     Tier("unit", ("tests/unit",), PLAIN),
     Tier("contract", ("tests/contract",), PLAIN),
+    Tier("chaos", ("tests/chaos",), PLAIN),
     Tier("journey", ("tests/journeys",), PLAIN),
     Tier("postgresql", ("tests",), "postgresql", services=True),
     Tier("browser", ("tests",), "browser", services=True),

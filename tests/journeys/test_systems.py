@@ -43,7 +43,7 @@ def test_pages_say_which_system_is_unwell(make_site: Callable[..., Site]):
             "there."
         )
         assert notice(alice, "spawn/alice/second") == said
-        assert site.requests() == ["systems"]
+        assert site.requests().count("systems") == 1
 
 
 def test_a_system_that_does_not_answer_is_said_to_and_comes_back_by_itself(
