@@ -111,6 +111,8 @@ def test_a_logout_ends_the_session_at_keycloak_that_a_lost_answer_left(
     site: KeycloakSite, alice: Member
 ):
     """The Hub's refresh token is spent; the browser's session would log in whoever comes next."""
+    # After whatever the login has begun in the background: this one is not being refreshed.
+    assert alice.session(check=True)["valid"] is True
     left = unverified(site.auth_state("alice")["access_token"])["sid"]
     assert site.spend(site.auth_state("alice")["refresh_token"]) == 200
     assert alice.session(check=True)["valid"] is False
