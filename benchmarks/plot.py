@@ -32,7 +32,7 @@ def draw(rows: list[dict[str, float]], file: Path) -> None:
         ylabel="CPU of the Hub, µs a server and tick",
     )
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    figure.legend(loc="outside upper left", frameon=False)
     figure.savefig(file, dpi=120, metadata={"Software": None})
 
 
