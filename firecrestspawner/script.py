@@ -143,12 +143,17 @@ def pack_launcher() -> str:
     return base64.b64encode(zlib.compress(source, 9)).decode()
 
 
+# The launcher needs the standard library, and it alone: with -E, -S and without the working
+# directory no `random.py` of the user's own, and no backport on PYTHONPATH, stands in its way; nor
+# does it read a whole site-packages at each start.
 # Without the variables (a cleaned environment) the launcher's source is in the file of the
 # preamble, whose path is the argument. If that is gone although its directory is there, another
 # task of this job has taken it: this one waits (see `stand_by` in singleuser.py), unless it is the
 # one that should have acted.
 _STUB = """\
-import os,sys
+import sys
+sys.path=[p for p in sys.path if p]
+import os
 if sys.version_info<(3,8):sys.exit("[firecrestspawner] Python 3.8 or newer is needed on the node, "
  "this is "+sys.version.split()[0]+": "+sys.executable)
 s=os.environ.pop("FIRECREST_LAUNCHER","")
@@ -171,7 +176,7 @@ def launcher_command(python: str = "python3") -> str:
     `python` is the interpreter's name or path on the node (3.8 or newer).
     """
     stub = "exec(" + json.dumps(_STUB) + ")"
-    return f'{quote(python)} -c {quote(stub)} "$FIRECREST_FILE"'
+    return f'{quote(python)} -ES -c {quote(stub)} "$FIRECREST_FILE"'
 
 
 def shipped_template(scheduler: Scheduler) -> Path:

@@ -253,7 +253,7 @@ def test_the_slurm_template_writes_each_field_as_sbatch_knows_it() -> None:
         "--exclusive --mail-type=END",
     ]
     assert sorted(directives(text)) == sorted(f"#SBATCH {option}" for option in expected)
-    assert text.index("module load jupyter") < text.index("python3 -c") < text.index("echo bye")
+    assert text.index("module load jupyter") < text.index("python3 -ES -c") < text.index("echo bye")
 
 
 def test_the_pbs_template_writes_each_field_as_qsub_knows_it() -> None:
@@ -303,7 +303,7 @@ def test_any_site_template_gets_name_no_requeue_and_preamble_where_they_count(
     assert "\r" not in text
     found = directives(text)
     assert found[-2:] == [f"#SBATCH --job-name={NAME}", "#SBATCH --no-requeue"]
-    assert text.index("export FIRECREST_TICKET=") < text.index("python3 -c")
+    assert text.index("export FIRECREST_TICKET=") < text.index("python3 -ES -c")
 
 
 def test_guaranteed_directives_are_not_written_twice() -> None:
@@ -410,6 +410,6 @@ def test_the_command_is_short_fixed_and_names_any_interpreter() -> None:
     command = script.launcher_command()
     assert len(command) < 800
     assert "\n" not in command
-    assert command.startswith("python3 -c '")
+    assert command.startswith("python3 -ES -c '")
     assert script.launcher_command("/opt/my python/bin/python").startswith("'/opt/my python/bin")
     assert TICKET not in command

@@ -135,9 +135,9 @@ def test_the_scripts_status_is_the_servers(
 def stub(
     cwd: Path, *arguments: str, before: str = "", **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    python, option, code, _ = shlex.split(script.launcher_command(sys.executable))
+    python, alone, option, code, _ = shlex.split(script.launcher_command(sys.executable))
     return subprocess.run(
-        [python, option, before + code, *arguments],
+        [python, alone, option, before + code, *arguments],
         env=variables,
         cwd=cwd,
         capture_output=True,
@@ -149,6 +149,19 @@ def stub(
 def test_the_stub_runs_the_packed_launcher(tmp_path: Path) -> None:
     done = stub(tmp_path, "", FIRECREST_LAUNCHER=script.pack_launcher())
     assert done.returncode == 1
+    assert done.stderr.startswith("[firecrestspawner] no usable ticket")
+
+
+@pytest.mark.parametrize("where", ["the working directory", "PYTHONPATH"])
+def test_a_users_own_files_are_not_taken_for_the_standard_library(
+    tmp_path: Path, where: str
+) -> None:
+    for name in ("os", "base64", "random", "json", "socket", "enum", "sitecustomize"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('mine')")
+    variables = {"FIRECREST_LAUNCHER": script.pack_launcher()}
+    if where == "PYTHONPATH":
+        variables["PYTHONPATH"] = str(tmp_path)
+    done = stub(tmp_path if where != "PYTHONPATH" else Path("/"), "", **variables)
     assert done.stderr.startswith("[firecrestspawner] no usable ticket")
 
 
