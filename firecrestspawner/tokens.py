@@ -261,6 +261,7 @@ class TokenStore:
             if shared and turn.failure is not None:
                 raise ProviderUnavailable(turn.failure.message, detail=turn.failure.detail)
             for _ in range(3):
+                await self._turnstile.pass_through()
                 state, stored = await vault.load()
                 tokens = _stored_tokens(vault.name, state, stored)
                 if shared or not _wants_refresh(tokens, min_validity, renew):
