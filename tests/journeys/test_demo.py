@@ -84,6 +84,14 @@ def what_is_left(home: Path) -> list[str]:
     return found + [str(process) for process in inside(home)]
 
 
+def command(process: psutil.Process) -> str:
+    """What it was called with; nothing of one that has ended meanwhile."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
+
+
 def runs(process: psutil.Process) -> bool:
     """Whether a process has not ended. Once its parent is gone, too, it is init that reaps it: in a
     container that may take its time."""
@@ -121,7 +129,7 @@ def test_at_a_signal_a_site_at_work_ends_with_all_its_processes(home: Path, numb
             smoke.log_in(visitor, alice.name, alice.password)
             smoke.start(visitor, alice.name)
             family = psutil.Process(process.pid).children(recursive=True) + inside(home)
-            names = " ".join(" ".join(each.cmdline()) for each in family)
+            names = " ".join(command(each) for each in family)
             for part in ("configurable-http-proxy", "-m jupyterhub", "jupyterhub-singleuser"):
                 assert part in names, names
         process.send_signal(number)
