@@ -17,6 +17,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 NO_TESTS = 5  # pytest's exit code for "nothing collected"
+#: A file's tests stay together, for they share what it sets up; four sites at a time are enough for
+#: any machine.
+SIDE_BY_SIDE = ("--numprocesses=logical", "--maxprocesses=4", "--dist=loadfile")
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Tier:
     paths: tuple[str, ...]
     marked: str
     services: bool = False  # needs what `tests.services.install <name>` installs
+    alone: bool = False  # what it installs is there once: one test at a time
 
 
 # From the quickest to the slowest. A test of a directory's tier that also needs a browser or a
@@ -37,10 +41,10 @@ TIERS = (
     Tier("contract", ("tests/contract",), PLAIN),
     Tier("chaos", ("tests/chaos",), PLAIN),
     Tier("journey", ("tests/journeys",), PLAIN),
-    Tier("postgresql", ("tests",), "postgresql", services=True),
+    Tier("postgresql", ("tests",), "postgresql", services=True, alone=True),
     Tier("browser", ("tests",), "browser", services=True),
-    Tier("keycloak", ("tests",), "keycloak", services=True),
-    Tier("slurm", ("tests",), "slurm", services=True),
+    Tier("keycloak", ("tests",), "keycloak", services=True, alone=True),
+    Tier("slurm", ("tests",), "slurm", services=True, alone=True),
 )
 
 
@@ -83,7 +87,11 @@ def _run(tier: Tier, outcome: Outcome) -> None:
         print(f"\n--- tier {tier.name} ---", flush=True)
         began = time.monotonic()
         code = subprocess.run(
-            [sys.executable, "-m", "pytest", *paths, "-m", tier.marked, f"--junitxml={report}"],
+            [
+                *(sys.executable, "-m", "pytest", *paths, "-m", tier.marked),
+                *(() if tier.alone else SIDE_BY_SIDE),
+                f"--junitxml={report}",
+            ],
             cwd=ROOT,
         ).returncode
         print(f"--- tier {tier.name}: {time.monotonic() - began:.0f} s ---", flush=True)
