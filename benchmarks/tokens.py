@@ -31,6 +31,7 @@ from benchmarks.measure import ticking
 from firecrestspawner.models import Secret, TokenSet
 from firecrestspawner.oauth import TokenClient
 from firecrestspawner.oidc import Provider
+from firecrestspawner.slices import freeze
 from firecrestspawner.tokens import TokenStore, write_tokens
 from firecrestspawner.vault import UserVault
 
@@ -46,6 +47,7 @@ def run(rounds: int) -> None:
 
 async def _measure(pipe: Connection, url: str, directory: str, rounds: int) -> None:
     CryptKeeper.instance(keys=[os.urandom(32)])
+    freeze()  # as the Hub does
     db = orm.new_session_factory(f"sqlite:///{directory}/hub.sqlite")()
     client = TokenClient("jupyterhub", Secret("demo-hub-secret"))
     store = TokenStore(Provider(url, client), UserVault)

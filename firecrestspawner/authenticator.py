@@ -33,6 +33,7 @@ from .oauth import UNAVAILABLE, TokenClient, token_set
 from .oidc import Provider
 from .pages import add_to
 from .shutdown import at_shutdown
+from .slices import freeze
 from .strays import Strays
 from .submission import unworkable
 from .tokens import Revision, TokenStore, write_tokens
@@ -155,6 +156,7 @@ class FirecRESTAuthenticator(GenericOAuthenticator):
         # Here, because looking names up blocks, and the Hub does not serve yet.
         app.tornado_settings["firecrest_own_addresses"] = own_addresses(_hub_hosts(app))
         add_to(app, self.session_warning)
+        freeze()
         handout = Handout(self.token_store, self.provider)
         resume.take_up(app)
         return [

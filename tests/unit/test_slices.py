@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import time
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firecrestspawner.slices import SLICE, Slices, elements
+from firecrestspawner.slices import SLICE, Slices, elements, freeze
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -92,3 +93,15 @@ async def test_others_come_in_between() -> None:
         rounds += 1
     assert len(reading.result()) == 40_000
     assert rounds > 3 and (loop.time() - began) > 3 * SLICE, "it was read in one go"
+
+
+def test_what_is_loaded_is_not_looked_through_again_and_again() -> None:
+    """R8: a full pass of the garbage collector stops everything for as long as it takes."""
+    frozen = gc.get_freeze_count()
+    loaded = [["never garbage"]]
+    try:
+        freeze()
+        assert gc.get_freeze_count() > frozen
+        assert not any(each is loaded for each in gc.get_objects())
+    finally:
+        gc.unfreeze()
