@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from .client import FirecREST, as_service
 from .errors import Error, FirecRESTError, NotFound
+from .isolation import EACH
 from .metrics import TICKS
 from .models import Job, Listing
 from .pace import ListChoice, interval
@@ -25,8 +26,6 @@ from .watch import Watch
 
 log = logging.getLogger(__name__)
 
-#: An sshd with its default MaxSessions serves about five queries per account at a time.
-SESSIONS = 4
 #: How far back a list goes for jobs that have ended: the shortest that FirecREST knows. Jobs that
 #: wait or run are in a list of any window (FirecREST's API description, ``time_window``), looks
 #: are minutes apart at most, and what ended before is asked for by id: it is missing in the list.
@@ -79,7 +78,6 @@ class JobMonitor:
         self.watches: dict[Watch, None] = {}
         self._choice = ListChoice()
         self._sees_others_at = float("-inf")
-        self._sessions = asyncio.Semaphore(SESSIONS)
         self._wake = asyncio.Event()
         self._failures = 0
         self._news_at = float("-inf")
@@ -263,11 +261,11 @@ class JobMonitor:
         """Confirm them all, those first that were asked for longest ago.
 
         Returns those about which there was an answer, and the last error. As many errors in a row
-        as there are sessions end the round: nobody is at home, and the others would wait in vain.
+        as are asked at a time end the round: nobody is at home, and the others would wait in vain.
         """
         queue = iter(sorted(watches, key=lambda watch: watch.asked_at))
         round_ = _Round()
-        tasks = [asyncio.ensure_future(self._work(queue, round_)) for _ in range(SESSIONS)]
+        tasks = [asyncio.ensure_future(self._work(queue, round_)) for _ in range(EACH)]
         try:
             await asyncio.gather(*tasks)
         finally:
@@ -283,7 +281,7 @@ class JobMonitor:
                 log.info("A job on %s: %s", self.system, error.detail)
                 round_.error = error
                 round_.in_a_row += 1
-                if round_.in_a_row >= SESSIONS:
+                if round_.in_a_row >= EACH:
                     return
             else:
                 round_.answered.append(watch)
@@ -298,10 +296,9 @@ class JobMonitor:
         """
         watch.asked_at = self.clock()
         try:
-            async with self._sessions:
-                job = await as_service(
-                    self.account, lambda token: self.firecrest.job(token, self.system, watch.job_id)
-                )
+            job = await as_service(
+                self.account, lambda token: self.firecrest.job(token, self.system, watch.job_id)
+            )
         except NotFound:
             watch.not_found(self.clock(), self._sees_others_at)
             return None

@@ -8,8 +8,8 @@ import logging
 import pytest
 
 from firecrestspawner.errors import Unreachable, Unwell
+from firecrestspawner.isolation import EACH
 from firecrestspawner.models import JobState
-from firecrestspawner.monitor import SESSIONS
 from firecrestspawner.pace import PROBE, RETRY_MOST
 from tests.unit.monitor.scene import Scene, job, settled, until
 from tests.unit.virtual_time import in_virtual_time
@@ -101,7 +101,7 @@ async def test_with_nobody_at_home_it_is_not_knocked_at_every_door() -> None:
     with pytest.raises(Unreachable):
         await scene.monitor.tick()
     asked = since(scene, before)
-    assert asked[0] == "list" and len(asked) < 1 + 2 * SESSIONS
+    assert asked[0] == "list" and len(asked) < 1 + 2 * EACH
 
 
 @in_virtual_time
@@ -128,7 +128,7 @@ async def test_a_few_bad_jobs_do_not_keep_the_others_from_being_looked_at() -> N
     """R9: a round that is given up begins with the others the next time."""
     scene = Scene()
     watches = await settled(scene, *(str(number) for number in range(40)))
-    bad = {str(number) for number in range(3 * SESSIONS)}
+    bad = {str(number) for number in range(3 * EACH)}
     scene.cluster.errors |= {job_id: Unwell("A 500.") for job_id in bad}
     scene.cluster.put(*(job(str(number), JobState.COMPLETED) for number in range(40)))
     scene.cluster.list_error = Unwell("Poisoned.")

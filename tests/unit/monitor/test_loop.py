@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from firecrestspawner.errors import Unreachable
+from firecrestspawner.isolation import EACH
 from firecrestspawner.models import JobState
-from firecrestspawner.monitor import SESSIONS, STUCK, WATCHDOG
+from firecrestspawner.monitor import STUCK, WATCHDOG
 from firecrestspawner.watch import MISSING_RECHECK
 from tests.unit.monitor.scene import Scene, job, settled, until
 from tests.unit.virtual_time import in_virtual_time
@@ -131,7 +132,7 @@ async def test_a_long_look_is_not_taken_for_one_that_hangs(
     await asyncio.sleep(MISSING_RECHECK)
     before, began = len(scene.cluster.by_id()), scene.loop.time()
     kept(scene)
-    await asyncio.sleep(10_000 * scene.cluster.latency / SESSIONS + 1)
+    await asyncio.sleep(10_000 * scene.cluster.latency / EACH + 1)
     assert len(scene.cluster.by_id()) >= before + 10_000
     assert scene.loop.time() - began > STUCK
     assert "anew" not in caplog.text

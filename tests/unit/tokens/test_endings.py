@@ -1,27 +1,23 @@
-"""How does a login end here: refused, lost, denied, forgotten, or ended by somebody else?"""
+"""How does a login end here: refused, lost, or denied?"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
-import os
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from jupyterhub.crypto import CryptKeeper, encrypt
-from sqlalchemy.exc import OperationalError
 
 from firecrestspawner import models, oauth
 from firecrestspawner.demo.issuer import Issuer
 from firecrestspawner.errors import LoginRequired, PermissionDenied, ProviderUnavailable
 from firecrestspawner.models import TokenSet
 from firecrestspawner.oidc import Provider
-from firecrestspawner.tokens import Revision, TokenStore, read_session, write_tokens
-from firecrestspawner.vault import UserVault
+from firecrestspawner.tokens import Revision, TokenStore, read_session
 from tests.issuer import INVALID_GRANT, Held, refreshes
 from tests.unit.tokens.issuing import Clock, MemoryVault
 
@@ -235,6 +231,17 @@ async def test_what_a_refresh_omits_is_kept(
     assert vault.tokens == fresh
 
 
+async def test_an_invalid_grant_of_unknown_wording_is_not_quoted(
+    issuer: Issuer, store: TokenStore, vault: MemoryVault
+) -> None:
+    """S9."""
+    body = json.loads(INVALID_GRANT) | {"error_description": "token eyJabc is bad"}
+    issuer.faults.set("token", status=400, body=json.dumps(body))
+    with pytest.raises(LoginRequired) as caught:
+        await store.get(vault)
+    assert "eyJ" not in caught.value.detail
+
+
 # -- denied --------------------------------------------------------------------------------------
 
 
@@ -342,161 +349,3 @@ async def test_a_login_while_a_user_is_looked_at_wins(
     assert await store.get(vault) == vault.tokens
     assert not {"denied", "x", "login_ended"} & vault.state.keys()
     assert refreshes(issuer) == 1
-
-
-# -- forgotten, ended, nudged --------------------------------------------------------------------
-
-
-async def test_what_is_forgotten_is_the_latest_and_does_not_come_back(
-    issuer: Issuer, store: TokenStore, vault: MemoryVault
-) -> None:
-    """S1: a refresh in flight does not put tokens back, and its tokens are those to revoke."""
-    held = Held(issuer)
-    need = asyncio.ensure_future(store.get(vault))
-    await held.arrived()
-    forgetting = asyncio.ensure_future(store.forget(vault))
-    await asyncio.sleep(0)
-    held.release()
-    last = await need
-    assert await forgetting == (last.refresh_token, last.id_token)
-    assert vault.state == {}
-    with pytest.raises(LoginRequired):
-        await store.get(vault)
-    assert await store.forget(vault) is None
-
-
-async def test_of_a_login_that_has_ended_the_id_token_is_left(
-    issuer: Issuer, store: TokenStore, vault: MemoryVault
-) -> None:
-    """There may be a session at the issuer for a logout to end; the refresh token is spent."""
-    id_token = vault.tokens.id_token
-    issuer.spend_refresh_tokens("alice")
-    with pytest.raises(LoginRequired):
-        await store.get(vault)
-    assert await store.forget(vault) == (None, id_token)
-    assert vault.state == {}
-
-
-async def test_a_session_ended_elsewhere_is_recorded_once(
-    issuer: Issuer, store: TokenStore, vault: MemoryVault
-) -> None:
-    assert not await store.end(vault, "logout", applies=lambda state: state["oauth_user"] == {})
-    assert "login_ended" not in vault.state
-    assert await store.end(vault, "logout")
-    ended = dict(vault.state)
-    assert not await store.end(vault, "logout") and vault.state == ended
-    with pytest.raises(LoginRequired):
-        await store.get(vault)
-    assert issuer.requests == []
-
-
-async def test_a_check_asks_the_issuer_also_when_the_token_is_fresh(
-    issuer: Issuer, store: TokenStore, vault: MemoryVault
-) -> None:
-    vault.log_in(issuer.log_in("alice"))
-    first = await store.renew(vault)
-    await asyncio.gather(*(store.renew(vault) for _ in range(20)))
-    assert refreshes(issuer) == 2, "those at the same time share one"
-    assert vault.tokens != first
-    vault.log_in({**issuer.log_in("alice"), "refresh_token": None})
-    assert await store.renew(vault) == vault.tokens, "there is nothing to ask with"
-
-
-async def test_nothing_is_kept_of_users_who_need_nothing(
-    issuer: Issuer, store: TokenStore, vault: MemoryVault
-) -> None:
-    """R8: locks and flights are bounded by what is under way."""
-    for number in range(50):
-        vault.name = f"user-{number}"
-        await store.get(vault)
-    issuer.end_session("alice")
-    vault.expire()
-    with pytest.raises(LoginRequired):
-        await store.get(vault)
-    await asyncio.sleep(0)  # a flight is discarded in the round after it has landed
-    assert (store._turns, store._flights) == ({}, set())
-
-
-async def test_who_asks_for_more_than_the_issuer_gives_does_not_cost_a_refresh_each(
-    issuer: Issuer, store: TokenStore, vault: MemoryVault
-) -> None:
-    for _ in range(20):
-        await store.get(vault, min_validity=3600)
-    assert refreshes(issuer) == 1
-
-
-# -- the Hub's database --------------------------------------------------------------------------
-
-
-class Row:
-    """As much of a Hub's user as UserVault touches; ``broken``: commits that fail."""
-
-    name = "alice"
-
-    def __init__(self) -> None:
-        self.encrypted_auth_state: bytes | None = None
-        self.committed: bytes | None = None
-        self.broken = 0
-        self.db = self
-
-    def commit(self) -> None:
-        if self.broken:
-            self.broken -= 1
-            raise OperationalError("UPDATE", {}, Exception("the connection is gone"))
-        self.committed = self.encrypted_auth_state
-
-    def rollback(self) -> None:
-        self.encrypted_auth_state = self.committed
-
-
-@pytest.fixture
-async def row(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> Row:
-    monkeypatch.setattr(CryptKeeper.instance(), "keys", [os.urandom(32)])
-    row = Row()
-    tokens = TokenSet.from_response(issuer.log_in("alice") | {"expires_in": 5})
-    row.encrypted_auth_state = row.committed = await encrypt(write_tokens(tokens))
-    return row
-
-
-async def test_a_database_connection_that_broke_does_not_cost_a_login(
-    row: Row, provider: Provider
-) -> None:
-    """R4: the issuer has rotated by then."""
-    store = TokenStore(provider, UserVault)
-    row.broken = 1
-    fresh = await store.get(row)
-    assert row.committed == row.encrypted_auth_state
-    assert await store.get(row) == fresh
-    row.broken = 2
-    with pytest.raises(OperationalError):
-        await store.renew(row)
-
-
-async def test_a_lost_encryption_key_means_a_login_and_no_crash(
-    issuer: Issuer, row: Row, provider: Provider, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """R5."""
-    store = TokenStore(provider, UserVault)
-    for keys in ([os.urandom(32)], []):
-        monkeypatch.setattr(CryptKeeper.instance(), "keys", keys)
-        with pytest.raises(LoginRequired) as caught:
-            await store.get(row)
-        assert "JUPYTERHUB_CRYPT_KEY" in caught.value.detail
-        assert not await store.end(row, "logout")
-    row.encrypted_auth_state = b"\x00garbage"
-    with pytest.raises(LoginRequired):
-        await store.get(row)
-    assert issuer.requests == []
-    assert await store.forget(row) is None
-    assert row.committed is None
-
-
-async def test_an_invalid_grant_of_unknown_wording_is_not_quoted(
-    issuer: Issuer, store: TokenStore, vault: MemoryVault
-) -> None:
-    """S9."""
-    body = json.loads(INVALID_GRANT) | {"error_description": "token eyJabc is bad"}
-    issuer.faults.set("token", status=400, body=json.dumps(body))
-    with pytest.raises(LoginRequired) as caught:
-        await store.get(vault)
-    assert "eyJ" not in caught.value.detail
