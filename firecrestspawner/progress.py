@@ -6,30 +6,14 @@ import enum
 import math
 from typing import Any
 
+from . import reasons
 from .models import Job, JobState
 
 #: Seconds of waiting after which there is something new to say; from an hour on, each half hour.
 STEPS = (0, 30, 60, 120, 180, 240, 300, 600, 900, 1200, 1800, 2700)
-HALF_HOUR = 1800
-
-#: What Slurm's reasons begin with (https://slurm.schedmd.com/job_reason_codes.html), in words.
-REASONS = {
-    "Resources": "no nodes are free for it yet",
-    "Priority": "other jobs come first",
-    "ReqNodeNotAvail": "nodes it needs are not available",
-    "Nodes required for job are DOWN": "nodes it needs are not available",
-    "PartitionDown": "the partition is down",
-    "PartitionInactive": "the partition is not in use",
-    "PartitionTimeLimit": "its run time is longer than the partition allows",
-    "Partition": "the partition does not take it as it is",
-    "QOS": "a limit of its quality of service is reached",
-    "Assoc": "a limit of its account is reached",
-    "MaxJobs": "a limit of its account is reached",
-    "Reservation": "its reservation has not begun",
-    "BeginTime": "it is to start later",
-    "JobHeld": "it is held",
-    "Licenses": "no licence is free for it yet",
-}
+HALF_HOUR, HOUR, DAY = 1800, 3600, 86400
+#: An estimate of the scheduler's is said as *about* so many seconds; above, in whole hours or days.
+ABOUT = tuple(60 * minutes for minutes in (1, 2, 3, 5, 10, 15, 20, 30, 45, 60, 90))
 
 
 class Stage(enum.Enum):
@@ -41,41 +25,113 @@ class Stage(enum.Enum):
     LISTENING = "listening"
 
 
-def event(stage: Stage, job: Job | None, job_id: str, system: str, waited: float) -> dict[str, Any]:
-    """A JupyterHub progress event ``{"progress": percent, "message": text}``.
-
-    ``waited`` is seconds since the submit. While a job is queued the event changes in steps that
-    get longer and longer: the page's event log gets a line for every change. Only the Hub's own
-    ready event has 100 percent.
+class Phase(enum.Enum):
+    """What a user sees of it: where on the bar a phase begins, where it ends at the latest, and
+    after how many seconds it stands there.
     """
-    if stage is Stage.SUBMITTING:
-        return _event(5, f"Submitting a job to {system}")
-    if stage is Stage.LISTENING:
-        return _event(95, "JupyterLab is up; connecting to it")
-    if stage is Stage.LAUNCHED:
-        return _event(80, f"Job {job_id} runs on {system}; JupyterLab is starting")
+
+    SUBMITTING = (5, 9, HOUR)
+    QUEUED = (10, 60, 30 * DAY)
+    ALLOCATED = (62, 69, HOUR)
+    RUNNING = (70, 79, HOUR)
+    LAUNCHED = (80, 94, HOUR)
+    LISTENING = (95, 99, HOUR)
+
+
+class Progress:
+    """One start, as all who look at it are told of it: its events agree, and never go back.
+
+    A scheduler may take a job back into its queue, and FirecREST may call one pending that has run
+    already (FirecREST facts, job dict): what is said follows, the bar stays where it was.
+    """
+
+    def __init__(self) -> None:
+        self._phase: Phase | None = None
+        self._since = 0.0
+        self._furthest = 0
+
+    def event(
+        self,
+        stage: Stage,
+        job: Job | None,
+        job_id: str,
+        system: str,
+        waited: float,
+        *,
+        now: float,
+        trouble: str = "",
+    ) -> dict[str, Any]:
+        """A JupyterHub progress event ``{"progress": percent, "message": text}``.
+
+        ``waited`` is seconds since the submit, ``now`` Unix seconds, ``trouble`` a sentence on why
+        what is known of the job may be old. Events change in steps that get longer and longer, for
+        the page's event log gets a line for every change. Only the Hub's own ready event has 100
+        percent.
+        """
+        phase = _phase(stage, job)
+        if phase is not self._phase:
+            self._phase, self._since = phase, now
+        # How long a phase lasts is known of the queue alone: a restarted Hub has the time of the
+        # submit, and of no other beginning.
+        lasted = waited if phase is Phase.QUEUED else now - self._since
+        step = _step(lasted)
+        percent = max(self._furthest, _creep(phase, step))
+        self._furthest = percent
+        so_far = f", more than {_amount(step)} so far" if step else ""
+        message = _message(phase, job, job_id, system, so_far, now)
+        if trouble and phase in (Phase.QUEUED, Phase.ALLOCATED, Phase.RUNNING):
+            message = f"{message.removesuffix('.')}. {trouble}"
+        return {"progress": percent, "message": message}
+
+
+def _phase(stage: Stage, job: Job | None) -> Phase:
+    if stage is not Stage.SUBMITTED or job is None:
+        return Phase.QUEUED if stage is Stage.SUBMITTED else Phase[stage.name]
+    if job.state in (JobState.RUNNING, JobState.SUSPENDED):
+        return Phase.RUNNING
+    return Phase.ALLOCATED if job.state is JobState.PENDING and job.nodes else Phase.QUEUED
+
+
+def _message(
+    phase: Phase, job: Job | None, job_id: str, system: str, so_far: str, now: float
+) -> str:
     number = f"Job {job_id}" if job_id else "The job"
-    if job is not None and job.state is JobState.RUNNING:
-        where = f" on {job.nodes}" if job.nodes else ""
-        return _event(70, f"{number} runs{where}; waiting for its first sign of life")
-    if job is not None and job.state is JobState.SUSPENDED:
-        return _event(70, f"{number} is suspended on {system}")
-    step = _step(waited)
-    so_far = f", more than {_amount(step)} so far" if step else ""
-    why = f": {explained(job.reason)}" if job is not None and job.reason else ""
-    return _event(_creep(step), f"{number} waits in the queue of {system}{so_far}{why}")
+    if phase is Phase.SUBMITTING:
+        return f"Submitting a job to {system}"
+    if phase is Phase.LISTENING:
+        return "JupyterLab is up; connecting to it"
+    if phase is Phase.LAUNCHED:
+        return f"{number} runs on {system}; JupyterLab is starting{so_far}"
+    where = f" on {reasons.shown(job.nodes)}" if job is not None and job.nodes else ""
+    if phase is Phase.ALLOCATED:
+        return f"{number} has its place{where}, which is being prepared{so_far}"
+    if phase is Phase.RUNNING:
+        if job is not None and job.state is JobState.SUSPENDED:
+            return f"{number} is suspended on {system}"
+        return f"{number} runs{where}; waiting for its first sign of life{so_far}"
+    waiting = f"{number} waits in the queue of {system}{so_far}"
+    if job is None or job.state is not JobState.PENDING:
+        return waiting
+    why = reasons.why(job.reason)
+    waiting = f"{waiting}: {why}" if why else waiting
+    more = " ".join(filter(None, (reasons.advice(job.reason), _when(job, now))))
+    return f"{waiting}. {more}" if more else waiting
 
 
-def explained(reason: str) -> str:
-    """Why a job waits, for somebody who does not know Slurm's words for it."""
-    for beginning, words in REASONS.items():
-        if reason.startswith(beginning):
-            return f"{words} ({reason})"
-    return reason
+def _when(job: Job, now: float) -> str:
+    """When the job is to start; "" when the scheduler does not say, or what has passed already.
 
-
-def _event(percent: int, message: str) -> dict[str, Any]:
-    return {"progress": percent, "message": message}
+    The scheduler corrects itself all the time, so that *about* is as exact as it is worth a line.
+    """
+    reason = reasons.explain(job.reason)
+    if job.start is None or job.start <= now or (reason is not None and not reason.passes):
+        return ""
+    left = job.start - now
+    about = next((step for step in ABOUT if left <= step), None)
+    if about is None:
+        unit = HOUR if left <= 36 * HOUR else DAY
+        about = math.ceil(left / unit) * unit
+    return f"The scheduler expects it to start in about {_amount(about)}."
 
 
 def _step(waited: float) -> int:
@@ -84,13 +140,18 @@ def _step(waited: float) -> int:
     return max((step for step in STEPS if step <= waited), default=0)
 
 
-def _creep(waited: int) -> int:
-    return 10 + int(50 * (1 - math.exp(-waited / 900)))
+def _creep(phase: Phase, waited: int) -> int:
+    """From a phase's beginning towards its end, fast at first: nobody knows how long it takes."""
+    first, last, longest = phase.value
+    part = math.log1p(waited / STEPS[1]) / math.log1p(longest / STEPS[1])
+    return first + int((last - first) * min(part, 1.0))
 
 
 def _amount(seconds: int) -> str:
     if seconds < 60:
         return f"{seconds} s"
+    if seconds >= 2 * DAY and seconds % DAY == 0:
+        return f"{seconds // DAY} days"
     hours, minutes = divmod(seconds // 60, 60)
     amounts = ((hours, "h"), (minutes, "min"))
     return " ".join(f"{number} {unit}" for number, unit in amounts if number)

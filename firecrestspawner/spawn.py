@@ -16,7 +16,7 @@ from typing import Any
 from .channel import Exiting, Hello, Line, Message, Ready
 from .metrics import ORPHANS
 from .models import Secret
-from .progress import Stage
+from .progress import Progress, Stage
 
 #: Encrypts bytes to text, and back. Opening raises ValueError for what is not its own.
 Seal = Callable[[bytes], str]
@@ -55,6 +55,7 @@ class Spawn:
     exit_reason: str = ""
     told: bool = False
     sealed: str = field(default="", repr=False)
+    progress: Progress = field(default_factory=Progress, repr=False, compare=False)
 
     @property
     def id(self) -> str:

@@ -24,7 +24,7 @@ from .errors import (
     ProviderUnavailable,
 )
 from .models import Secret
-from .progress import Stage, event, how_it_ended
+from .progress import Stage, how_it_ended
 from .refusal import refuse
 from .spawn import Spawn, earlier
 from .stored import StoredSpawner
@@ -332,11 +332,14 @@ class FirecRESTSpawner(StoredSpawner):
             spawn = self.spawn
             if spawn is not None:
                 job = self._watch.job if self._watch else None
-                waited = time.time() - spawn.submitted_at
-                now = event(spawn.stage, job, spawn.job_id, spawn.system, waited)
-                if now != shown:
-                    shown = now
-                    yield now
+                now = time.time()
+                event = spawn.progress.event(
+                    spawn.stage, job, spawn.job_id, spawn.system, now - spawn.submitted_at,
+                    now=now, trouble=self._cluster(spawn.system).trouble,
+                )  # fmt: skip
+                if event != shown:
+                    shown = event
+                    yield event
             await asyncio.sleep(1)
 
     @default("progress_ready_hook")
