@@ -25,7 +25,8 @@ c.FirecRESTAuthenticator.admin_groups = {"hpc-operators"}
 SYSTEMS: dict[str, dict[str, Any]] = {
     "alps": {
         "workdir": "/scratch/{username}",
-        "batch_script": "/etc/jupyterhub/slurm-container.sh.j2",
+        "batch_script": "/etc/jupyterhub/alps.sh.j2",
+        "req_image": "/apps/images/jupyter-2026.sif",
         "connect_networks": ["10.100.0.0/16"],
     },
     "rigi": {

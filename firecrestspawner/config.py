@@ -54,9 +54,10 @@ class SpawnerConfig(Configurable):
         return proposal["value"]
 
     batch_script = Unicode(
-        help="A Jinja2 template of the batch script, as text or as an absolute path; empty for the "
-        "one that ships for the system's scheduler. Every trait ``req_xyz`` is ``{{xyz}}``, and "
-        "``{{cmd}}`` is the command that starts the server."
+        help="The batch script: the name of one that ships, or a Jinja2 template as text or as an "
+        "absolute path; empty for the plain one of the system's scheduler. Every trait ``req_xyz`` "
+        "is ``{{xyz}}``, and ``{{cmd}}`` is the command that starts the server. "
+        "Example: ``slurm-apptainer``"
     ).tag(config=True)
 
     req_partition = Unicode(help="Partition (queue) of the job.").tag(config=True)
@@ -75,6 +76,20 @@ class SpawnerConfig(Configurable):
     req_memory = Unicode(help="Memory per node: ``16G``.").tag(config=True)
     req_qos = Unicode(help="Quality of service.").tag(config=True)
     req_constraint = Unicode(help="Constraint on node features.").tag(config=True)
+    req_image = Unicode(
+        help="The container's image, for ``slurm-apptainer`` and ``slurm-container``: "
+        "``/apps/images/jupyter.sif``."
+    ).tag(config=True)
+    req_edf = Unicode(
+        help="The environment definition file, for ``slurm-environment``: its path, or its name in "
+        "the user's search path."
+    ).tag(config=True)
+    req_uenv = Unicode(help="The uenv, for ``slurm-uenv``: ``prgenv-gnu/24.11:v2``.").tag(
+        config=True
+    )
+    req_view = Unicode(help="The views of that uenv, separated by commas: ``default``.").tag(
+        config=True
+    )
     req_output = Unicode(
         help="The job's log; a name without a path is in the working directory. Empty for "
         "``jupyter-%j.log`` with Slurm, whose ``%j`` is the job's number, and ``jupyter.log`` with "

@@ -141,7 +141,7 @@ def refuse_ignored(chosen: Iterable[str], system: System) -> None:
 
 # What the API has a field for, and what is run by the shell, not read by the scheduler.
 _CARRIED = {name for name, field in FIELDS.items() if field.api} | {
-    *("output", "prologue", "epilogue"),
+    *("output", "prologue", "epilogue", "image", "edf"),
 }
 
 

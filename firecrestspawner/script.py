@@ -17,6 +17,9 @@ renders, a value that is not `Trusted` is only an opaque mark. Afterwards
 
 So templates write ``{{xyz}}`` bare, with no quotes of their own. (`eval` and shell arithmetic do
 parse again: a template that passes values to them is on its own.)
+
+A site's template may extend one that ships, or include files beside it:
+:mod:`firecrestspawner.sandbox`.
 """
 
 from __future__ import annotations
@@ -32,11 +35,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from jinja2 import StrictUndefined, TemplateError, Undefined
-from jinja2.sandbox import SandboxedEnvironment
+from . import sandbox
+from .sandbox import MARK, ScriptError, Trusted, is_unicode, unmarked
 
 __all__ = [
     "FIELDS",
+    "SHIPPED",
     "ScriptError",
     "Trusted",
     "directive",
@@ -56,6 +60,13 @@ FIELDS = (
     *("partition", "account", "reservation", "qos", "constraint"),
     *("runtime", "nodes", "ntasks", "cpus", "memory", "gpus", "gres"),
     *("output", "options", "prologue", "epilogue"),
+    *("image", "uenv", "view", "edf"),
+)
+
+#: The batch scripts that ship, each for the scheduler whose name it begins with.
+SHIPPED = (
+    *("slurm", "slurm-apptainer", "slurm-container", "slurm-environment", "slurm-uenv"),
+    "pbs",
 )
 
 _HARMLESS_WORD = re.compile(r"[A-Za-z0-9_@%+:,./-]+")
@@ -67,21 +78,7 @@ _DIRECTIVE_WORD = {
     "pbs": re.compile(r"[A-Za-z0-9_@%./^][A-Za-z0-9_@%./^-]*|[0-9]+(:[0-9]{2}){1,3}"),
 }
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
-_MARK = re.compile("\ue000([0-9a-f]*)\ue001")
 _SHELLS = {"sh", "bash", "dash", "ksh", "zsh"}
-
-
-class ScriptError(ValueError):
-    """No script can be made of these values or this template. The message is fit for the user."""
-
-
-class Trusted(str):
-    """Text of the deployer's own (prologue, epilogue, options): placed into scripts as it is.
-
-    Jinja2 filters return plain text, which is not trusted any more.
-    """
-
-    __slots__ = ()
 
 
 def quote(value: object) -> str:
@@ -90,7 +87,7 @@ def quote(value: object) -> str:
     Raises ScriptError for other control characters: sbatch refuses scripts with CR or NUL.
     """
     text = str(value)
-    if _CONTROL.search(text) or not _is_unicode(text):
+    if _CONTROL.search(text) or not is_unicode(text):
         raise ScriptError("A value for the batch script holds control characters.")
     return shlex.quote(text)
 
@@ -179,9 +176,9 @@ def launcher_command(python: str = "python3") -> str:
     return f'{quote(python)} -ES -c {quote(stub)} "$FIRECREST_FILE"'
 
 
-def shipped_template(scheduler: Scheduler) -> Path:
-    """The path of this package's own template for `scheduler`."""
-    return Path(__file__).with_name("templates") / f"{scheduler}.sh.j2"
+def shipped_template(name: str) -> Path:
+    """The path of this package's own template called `name`, one of SHIPPED."""
+    return Path(__file__).with_name("templates") / f"{name}.sh.j2"
 
 
 def render(
@@ -199,94 +196,53 @@ def render(
     ``{{job_name}}``. `ticket` comes from `encode_ticket`. Job name, no-requeue and preamble are put
     in by code, whether the template mentions them or not.
 
-    Raises ScriptError: an unfit value, a template that cannot be rendered, that names its jobs or
-    requeues them itself, or that is no POSIX shell script.
+    Raises ScriptError: an unfit value, a template that cannot be read or rendered, that names its
+    jobs or requeues them itself, or that is no POSIX shell script.
     """
     if not _JOB_NAME.fullmatch(job_name):
         raise ScriptError("A job name has 1 to 15 letters, digits, '-' or '_'.")
-    if any(_MARK.search(str(value)) for value in values.values()):
+    if any(MARK.search(str(value)) for value in values.values()):
         raise ScriptError("A value for the batch script holds private-use characters.")
     if "\n" in str(values.get("options") or ""):
         raise ScriptError("'options' is one line of directives; write more in a batch_script.")
-    source = template.read_text(encoding="utf-8") if isinstance(template, Path) else template
     context = dict.fromkeys(FIELDS) | dict(values)
     context |= {"cmd": Trusted(launcher_command(python)), "job_name": Trusted(job_name)}
-    head, body = _split(_fill(source, context))
+    head, body = _split(_text(template, context))
     names = {str(value): name for name, value in values.items()}
     _guarantee(head, job_name, scheduler)
 
     def in_head(mark: re.Match[str]) -> str:
-        text = _unmarked(mark[0])
+        text = unmarked(mark[0])
         return directive(text, names.get(text, "value"), scheduler)
 
     variables: dict[str, str] = {}
 
     def in_body(mark: re.Match[str]) -> str:
-        text = _unmarked(mark[0])
+        text = unmarked(mark[0])
         if _HARMLESS_WORD.fullmatch(text):
             return text
         name = variables.setdefault(text, f"firecrest_value_{len(variables) + 1}")
         return f'"${name}"'
 
-    top = _MARK.sub(in_head, "".join(head))
-    rest = _MARK.sub(in_body, "".join(body))
+    top = MARK.sub(in_head, "".join(head))
+    rest = MARK.sub(in_body, "".join(body))
     assigned = [f"{name}={quote(text)}\n" for text, name in variables.items()]
     return top + _preamble(ticket) + "".join(assigned) + "\n" + rest
 
 
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _mark(value: object) -> object:
-    """Jinja2's `finalize`: hide what is not trusted from everything that looks at the text."""
-    if value is None:
-        return ""
-    if isinstance(value, (Trusted, Undefined)):
-        return value  # an Undefined must still raise
-    text = _unmarked(str(value))
-    if not _is_unicode(text):
-        raise ScriptError("A value for the batch script is not valid text.")
-    return f"\ue000{text.encode().hex()}\ue001" if text else ""
-
-
-def _unmarked(text: str) -> str:
-    return _MARK.sub(lambda mark: bytes.fromhex(mark[1]).decode(), text)
-
-
-def _fill(source: str, context: Mapping[str, object]) -> str:
-    """Jinja2's part, in the sandbox; line ends and a byte order mark as sbatch wants them."""
-    if _MARK.search(source):
-        raise ScriptError("The batch script template holds private-use characters.")
-    environment = SandboxedEnvironment(
-        undefined=StrictUndefined,
-        autoescape=False,  # shell, not HTML: `_mark` is what escapes here
-        finalize=_mark,
-        keep_trailing_newline=True,
-    )
-    try:
-        text = environment.from_string(source).render(context)
-    except ScriptError:
-        raise
-    except TemplateError as error:
-        line = getattr(error, "lineno", None)
-        where = f" (line {line})" if line else ""
-        raise ScriptError(
-            f"The batch script template cannot be rendered{where}: {error.message}"
-        ) from None
-    except (TypeError, ValueError, ArithmeticError, LookupError) as error:
-        # An expression that the values do not suit; its message could quote them.
-        raise ScriptError(
-            f"The batch script template cannot be rendered: {type(error).__name__}."
-        ) from None
+def _text(template: str | Path, context: Mapping[str, object]) -> str:
+    """The template filled; line ends and a byte order mark as sbatch wants them."""
+    text = sandbox.fill(template, context, _named)
     text = text.replace("\r\n", "\n").strip("\ufeff \t\n") + "\n"
     if _CONTROL.search(text):
         raise ScriptError("The batch script template holds control characters.")
     return text
+
+
+def _named(name: str) -> Path | None:
+    """The template that ships under the file name `name`, if one does."""
+    shipped = name.removesuffix(".sh.j2")
+    return shipped_template(shipped) if name == f"{shipped}.sh.j2" and shipped in SHIPPED else None
 
 
 def _split(text: str) -> tuple[list[str], list[str]]:

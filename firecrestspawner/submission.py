@@ -134,19 +134,25 @@ def _admins_text(config: SpawnerConfig) -> dict[str, script.Trusted]:
 
 
 def _template(configured: str, system: System) -> str | Path:
-    """The batch script's template: a site's text or file, or the one that ships."""
+    """The batch script's template: a site's text or file, or one that ships."""
     if configured.startswith("/") and "\n" not in configured:
         return Path(configured)
-    if configured:
+    if configured and not re.fullmatch(r"[\w.-]+", configured):
         return configured
-    if system.scheduler == "pbs":
-        return script.shipped_template("pbs")
-    if system.scheduler == "slurm":
-        return script.shipped_template("slurm")
-    raise misconfigured(
-        f"{system.name} has the scheduler {system.scheduler!r}, for which no batch script ships: "
-        "set c.FirecRESTSpawner.batch_script"
-    )
+    fit = [name for name in script.SHIPPED if name.partition("-")[0] == system.scheduler]
+    if not configured and not fit:
+        raise misconfigured(
+            f"{system.name} has the scheduler {system.scheduler!r}, for which no batch script "
+            "ships: set c.FirecRESTSpawner.batch_script"
+        )
+    name = configured or system.scheduler
+    if name not in fit:
+        raise misconfigured(
+            f"no batch script {name!r} ships for {system.name}, whose scheduler is "
+            f"{system.scheduler!r}: c.FirecRESTSpawner.batch_script is one of "
+            f"{', '.join(fit) or 'none'}, an absolute path, or a template's text"
+        )
+    return script.shipped_template(name)
 
 
 async def cluster_user(config: SpawnerConfig, provider: Provider, token: Secret) -> str:

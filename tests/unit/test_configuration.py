@@ -192,7 +192,7 @@ def test_two_systems_get_what_each_needs_and_keep_nothing_of_the_other(
     spawner.user_options = {}
     hook(spawner)
     assert (spawner.workdir, spawner.req_partition) == ("/scratch/{username}", "")
-    assert spawner.batch_script == "/etc/jupyterhub/slurm-container.sh.j2"
+    assert spawner.batch_script == "/etc/jupyterhub/alps.sh.j2"
     assert spawner.port_range == (0, 0)
     spawner.user_options = {"system": "../elsewhere"}
     hook(spawner)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import subprocess
 from pathlib import Path
 
@@ -22,11 +21,12 @@ ASKED = {
     "runtime": "02:00:00",
     "gpus": "2",
     "cpus": "16",
-    "prologue": script.Trusted("module load apptainer"),
+    "prologue": script.Trusted("module load jupyter"),
 }
 
 
 def render(template: Path, **values: object) -> str:
+    values = {"image": "/apps/images/jupyter-2026.sif", **values}
     return script.render(
         template, values=values, job_name="jhub-test", scheduler="slurm", ticket=TICKET
     )
@@ -56,50 +56,23 @@ def test_the_realm_file_lets_nobody_in() -> None:
 
 
 def test_there_are_examples() -> None:
-    assert [path.name for path in TEMPLATES] == ["slurm-container.sh.j2"]
+    assert [path.name for path in TEMPLATES] == ["alps.sh.j2"]
 
 
-def test_the_container_example_passes_on_what_was_asked() -> None:
-    lines = render(ROOT / "examples" / "slurm-container.sh.j2", **ASKED).splitlines()
+def test_a_sites_example_adds_to_what_ships_and_passes_on_what_was_asked() -> None:
+    lines = render(ROOT / "examples" / "alps.sh.j2", **ASKED).splitlines()
     for option in (
         *("--partition=normal", "--account=proj1", "--reservation=course"),
         *("--time=02:00:00", "--gpus=2", "--cpus-per-task=16"),
-        *("--job-name=jhub-test", "--no-requeue"),
+        *("--job-name=jhub-test", "--no-requeue", "--exclusive"),
     ):
         assert f"#SBATCH {option}" in lines
-    assert "module load apptainer" in lines
+    modules = [line for line in lines if line.startswith("module load ")]
+    assert modules == ["module load apptainer", "module load jupyter"]
+    assert '  --cleanenv --nv --bind "$PWD" --pwd "$PWD" --bind /scratch \\' in lines
 
 
-def test_the_container_example_runs_the_launchers_command_inside_the_image(tmp_path: Path) -> None:
-    """The words reach `apptainer exec` whole, through srun, with the ticket's file as argument."""
-    text = render(ROOT / "examples" / "slurm-container.sh.j2")
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    for name, body in {
-        "srun": 'shift; exec "$@"',  # --ntasks=1
-        "apptainer": 'printf "%s\\0" "$@" >"$WORDS"; test -s "${@: -1}"',
-    }.items():
-        tool = tools / name
-        tool.write_text(f"#!/bin/bash\n{body}\n")
-        tool.chmod(0o755)
-    words = tmp_path / "words"
-    done = subprocess.run(
-        ["bash", "-s"],
-        input=text,
-        text=True,
-        cwd=tmp_path,
-        env={"PATH": f"{tools}:/usr/bin:/bin", "WORDS": str(words)},
-        capture_output=True,
-        timeout=30,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    found = words.read_text().split("\0")[:-1]
-    image = found.index("/apps/images/jupyter-2026.sif")
-    assert found[:image] == [
-        *("exec", "--nv", "--cleanenv", "--bind", str(tmp_path), "--pwd", str(tmp_path))
-    ]
-    expected = shlex.split(script.launcher_command())[:-1]  # the last one is "$FIRECREST_FILE"
-    assert found[image + 1 : -1] == expected
-    assert Path(found[-1]).parent == tmp_path
-    assert not Path(found[-1]).exists(), "the script removes its ticket's file at its end"
+def test_a_sites_example_asks_for_a_gpu_where_the_user_did_not() -> None:
+    lines = render(ROOT / "examples" / "alps.sh.j2").splitlines()
+    assert "#SBATCH --gpus=1" in lines
+    assert "#SBATCH --time=04:00:00" in lines

@@ -16,14 +16,25 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from firecrestspawner import script
-from firecrestspawner.script import ScriptError, Trusted
+from firecrestspawner.script import SHIPPED, ScriptError, Trusted
 
 TICKET = script.encode_ticket("http://hub/hub/api/firecrest/job", "0123456789abcdef.secret", 60)
 NAME = "jhub-test"
 BASH = shutil.which("bash") or "bash"
 
 
-def render(template: str | Path, scheduler: script.Scheduler = "slurm", **values: object) -> str:
+#: What each script that ships cannot do without.
+NEEDED: dict[str, dict[str, str]] = {name: {} for name in SHIPPED} | {
+    "slurm-apptainer": {"image": "/apps/jupyter.sif"},
+    "slurm-container": {"image": "/apps/jupyter.sqsh"},
+    "slurm-environment": {"edf": "jupyter"},
+    "slurm-uenv": {"uenv": "jupyter/24.11:v1"},
+}
+
+
+def render(template: str | Path, name: str = "slurm", **values: object) -> str:
+    """The script, for the scheduler that ``name``, one of SHIPPED, begins with."""
+    scheduler: script.Scheduler = "pbs" if name.startswith("pbs") else "slurm"
     return script.render(template, values=values, job_name=NAME, scheduler=scheduler, ticket=TICKET)
 
 
@@ -132,22 +143,24 @@ def test_no_value_runs_as_a_command_wherever_a_template_puts_it(
     runs_nothing(value, tmp_path_factory.mktemp("script") / "job")
 
 
-@pytest.mark.parametrize(("scheduler", "word"), [("slurm", "#SBATCH"), ("pbs", "#PBS")])
+@pytest.mark.parametrize("shipped", SHIPPED)
 @pytest.mark.parametrize("trusted", [False, True], ids=["directive fields", "all fields"])
 @settings(max_examples=100, deadline=None)
 @given(value=hostile, name=st.sampled_from(script.FIELDS))
 def test_no_value_adds_a_directive_to_a_shipped_script(
-    scheduler: script.Scheduler, word: str, trusted: bool, value: str, name: str
+    shipped: str, trusted: bool, value: str, name: str
 ) -> None:
     """S2: neither a line nor a word, whichever field it is given for."""
-    template = script.shipped_template(scheduler)
+    template = script.shipped_template(shipped)
+    word = "#PBS" if shipped == "pbs" else "#SBATCH"
     if not trusted and name in ("prologue", "epilogue"):
         return
     try:
-        found = directives(render(template, scheduler, **{name: value}), word)
+        found = directives(render(template, shipped, **{**NEEDED[shipped], name: value}), word)
     except ScriptError:
         return
-    harmless = directives(render(template, scheduler, **{name: "7" if value else ""}), word)
+    values = {**NEEDED[shipped], name: "7" if value else ""}
+    harmless = directives(render(template, shipped, **values), word)
     assert [len(line.split()) for line in found] == [len(line.split()) for line in harmless]
 
 
@@ -206,12 +219,12 @@ def test_templates_run_in_a_sandbox() -> None:
 # --- what every script has
 
 
-@pytest.mark.parametrize("scheduler", ["slurm", "pbs"])
-def test_a_shipped_template_needs_no_value_at_all(scheduler: script.Scheduler) -> None:
-    text = render(script.shipped_template(scheduler), scheduler)
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_template_needs_no_value_but_what_it_runs_in(name: str) -> None:
+    text = render(script.shipped_template(name), name, **NEEDED[name])
     assert text.startswith("#!/bin/bash\n")
     subprocess.run([BASH, "-n"], input=text, text=True, check=True)
-    assert text.endswith('"$FIRECREST_FILE"\n')
+    assert text.endswith('"$FIRECREST_FILE"\nfirecrest_status=$?\n\nexit "$firecrest_status"\n')
 
 
 def test_the_slurm_template_writes_each_field_as_sbatch_knows_it() -> None:

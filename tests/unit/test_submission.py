@@ -86,6 +86,20 @@ def test_a_scheduler_without_a_script_needs_one() -> None:
     assert "python3" in text.script.reveal()
 
 
+def test_a_script_that_ships_is_chosen_by_its_name() -> None:
+    made = request(System("daint"), {"image": "/x.sif"}, batch_script="slurm-apptainer")
+    assert " apptainer exec " in made.script.reveal()
+
+
+@pytest.mark.parametrize("name", ["slurm-aptainer", "slurm-apptainer.sh.j2", "pbs"])
+def test_a_name_that_is_no_script_for_the_system_is_refused_with_those_that_are(name: str) -> None:
+    """It would otherwise be a template whose whole text is that word."""
+    with pytest.raises(ConfigurationError) as caught:
+        request(System("daint"), {}, batch_script=name)
+    assert f"{name!r} ships for daint" in caught.value.detail
+    assert "slurm, slurm-apptainer, slurm-container" in caught.value.detail
+
+
 def test_pbs_has_its_own_script() -> None:
     text = request(System("daint", scheduler="pbs"), {}).script.reveal()
     assert "#PBS -N hub-1" in text
