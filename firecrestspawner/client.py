@@ -118,6 +118,8 @@ class _Question:
     ``what`` names it in the log. ``write`` is to change something. With ``retry`` a read whose
     connection broke is asked once more: the request after an unhandled 500 on a kept-alive
     connection finds it closed (FirecREST facts, status codes). ``insist`` as in Guard.run.
+    ``files`` are asked for behind a guard of their own: a file system that hangs says nothing of
+    the scheduler, and must not keep anybody's job from being started or seen (R9).
     """
 
     operation: str
@@ -126,6 +128,7 @@ class _Question:
     write: bool = False
     retry: bool = False
     insist: bool = False
+    files: bool = False
 
 
 class FirecREST:
@@ -160,12 +163,14 @@ class FirecREST:
             await self._client.close_session()
             self._client = None
 
-    def guard(self, system: str) -> Guard:
-        """What stands before the calls for a system; ``""`` is the API itself."""
-        if system not in self._guards:
-            guard = self._guards[system] = Guard(system or "FirecREST")
-            observe(BREAKER, lambda: float(guard.breaker.state), system=system)
-        return self._guards[system]
+    def guard(self, system: str, *, files: bool = False) -> Guard:
+        """What stands before the calls for a system, or for its files; ``""`` is the API itself."""
+        key = f"{system} files" if files else system
+        if key not in self._guards:
+            name = f"The file service of {system}" if files else system or "FirecREST"
+            guard = self._guards[key] = Guard(name)
+            observe(BREAKER, lambda: float(guard.breaker.state), system=key)
+        return self._guards[key]
 
     async def systems(self, token: Secret) -> dict[str, System]:
         """The systems this deployment serves, by name."""
@@ -262,6 +267,24 @@ class FirecREST:
             token, question, lambda: self.client.cancel_job(_name(system), _job_id(job_id))
         )
 
+    async def tail(self, token: Secret, system: str, path: str, *, size: int) -> str:
+        """The last ``size`` bytes of a file, as text; bytes that are none are replaced.
+
+        ``path`` is absolute. FirecREST puts it into a shell's single quotes as it is (FirecREST
+        facts, trust): one with a quote or a control character in it raises BadRequest here.
+        Raises NotFound when there is no such file.
+        """
+        if not path.startswith("/") or "'" in path or not path.isprintable():
+            raise BadRequest("That is not the path of a file.", detail="a path that is not sent")
+        question = _Question("tail", system, f"tail on {system}", retry=True, files=True)
+        answer = await self._call(
+            token, question, lambda: self.client.tail(_name(system), path, num_bytes=size)
+        )
+        content = answer.get("content") if isinstance(answer, Mapping) else None
+        if not isinstance(content, str):
+            _garbage()
+        return content[-size:]
+
     async def _call(
         self, token: Secret, question: _Question, call: Callable[[], Awaitable[T]]
     ) -> T:
@@ -269,7 +292,7 @@ class FirecREST:
         account = SERVICE if _looking.get() else _owner(token)
         outcome = "cancelled"
         try:
-            answer = await self.guard(question.system).run(
+            answer = await self.guard(question.system, files=question.files).run(
                 account,
                 lambda: self._ask(token, question, call),
                 patience=self.deadline,

@@ -1,4 +1,4 @@
-"""What do the Hub's pages say of a user's session and of the systems? Where are their templates?
+"""What do the Hub's pages say of sessions, systems and ends of servers? Where are their templates?
 
 The templates in ``templates/hub`` extend the stock ones; ``configure(c)`` puts them into the Hub's
 ``template_paths``, and :func:`add_to` gives them what they call.
@@ -54,6 +54,17 @@ def farewells(user: Any) -> list[str]:
     return spawner.farewells() if hasattr(spawner, "farewells") else []
 
 
+def ending(user: Any, server: str) -> Any:
+    """How ``user``'s server called ``server`` ended, where the Hub knows it (endings.Ending)."""
+    known = user.settings.get("firecrest_endings")
+    return known.get(user.name, server) if known is not None else None
+
+
+def viewer(user: Any) -> str:
+    """The name of whoever looks at a page; the templates' own ``user`` may be another's."""
+    return getattr(user, "name", "")
+
+
 def add_to(app: Any, warning: float) -> None:
     """Give the Hub's templates the functions that ours call.
 
@@ -63,10 +74,14 @@ def add_to(app: Any, warning: float) -> None:
         "firecrest_session_notice": partial(session_notice, warning=warning),
         "firecrest_troubles": troubles,
         "firecrest_farewells": farewells,
+        "firecrest_ending": ending,
         "firecrest_reauth": partial(links.reauth, app.hub.base_url),
     }
     for environment in ("jinja2_env", "jinja2_env_sync"):
         app.tornado_settings[environment].globals.update(functions)
+    # The one thing that JupyterHub calls with whom it serves (BaseHandler.template_namespace).
+    variables = app.tornado_settings.get("template_vars") or {}
+    app.tornado_settings["template_vars"] = {**variables, "firecrest_viewer": viewer}
     if TEMPLATES not in app.template_paths:
         app.log.warning(
             "JupyterHub.template_paths lacks %s: the home page will not say when a user's session "

@@ -35,8 +35,9 @@ class Spawn:
     ``user`` is the cluster user (R10). ``address`` is numeric and has passed all checks; until then
     it is empty. ``environment`` and ``command`` are what the launcher is told at hello.
     ``submitted_at`` (Unix seconds) is 0 until the submit is sent, and anew the time at which its
-    answer was lost. ``sealed`` is set when the secrets could not be opened: then it is kept as it
-    is, for the key may come back, and nothing the job says can be checked.
+    answer was lost. ``log`` is where the job's log is, as sbatch's filename pattern. ``sealed`` is
+    set when the secrets could not be opened: then it is kept as it is, for the key may come back,
+    and nothing the job says can be checked.
     """
 
     line: Line
@@ -53,7 +54,9 @@ class Spawn:
     reported: Ready | None = None
     exit_code: int | None = None
     exit_reason: str = ""
+    walltime: int | None = None
     told: bool = False
+    log: str = ""
     sealed: str = field(default="", repr=False)
     progress: Progress = field(default_factory=Progress, repr=False, compare=False)
 
@@ -82,6 +85,7 @@ class Spawn:
             "nonce": self.line.nonce,
             "ready": self.line.ready,
             "reported": [*self.reported.addresses, self.reported.port] if self.reported else [],
+            "log": self.log,
             "sealed": self.sealed or seal(_json(self._secrets())),
         }
 
@@ -218,6 +222,7 @@ def _clear(state: Mapping[str, Any]) -> dict[str, Any]:
         "address": address,
         "port": int(state["port"]),
         "stage": _stage(state),
+        "log": str(state.get("log") or ""),
         "reported": Ready(str(state["spawn_id"]), tuple(addresses), port) if addresses else None,
     }
 

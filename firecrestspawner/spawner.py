@@ -13,7 +13,7 @@ from typing import Any
 
 from traitlets import default
 
-from . import channel, options, resume, submission
+from . import channel, endings, options, resume, submission
 from .client import JobRequest
 from .cluster import Cluster, NodesUnknown, stranger
 from .errors import (
@@ -91,7 +91,12 @@ class FirecRESTSpawner(StoredSpawner):
             await self._submit_once(spawn, request, token)
             return await self._await_server(spawn)
         except Error as error:
-            raise refuse(error, self) from None
+            raise refuse(await endings.failed(self, error), self) from None
+
+    def clear_state(self) -> None:
+        """Called before a start, and at the end of a server, however that came."""
+        endings.cleared(self)
+        super().clear_state()
 
     async def _prepare(self) -> tuple[Spawn, JobRequest, Secret]:
         """Everything that can be refused before anything is submitted."""
@@ -264,6 +269,7 @@ class FirecRESTSpawner(StoredSpawner):
             self._watch.heard()
         if isinstance(message, channel.Exiting):
             spawn.exit_code, spawn.exit_reason = message.code, message.reason
+            spawn.walltime = message.walltime
             self.log.info("%s: the server ended: %s", self._log_name, message.reason)
             self._news.set()
         elif isinstance(message, channel.Ready) and not spawn.address:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from . import address, options, script
+from . import address, options, output, script
 from .client import JobRequest, System
 from .config import SpawnerConfig
 from .errors import ConfigurationError, OptionsError
@@ -98,7 +98,9 @@ def job_request(
         raise OptionsError(f"The job cannot be written: {error}") from None
     request = JobRequest(workdir, Secret(text))
     if system.honours_directives:
+        spawn.log = output.log_pattern(text, scheduler=system.scheduler, workdir=workdir)
         return request
+    spawn.log = output.below(workdir, values.get("output") or output.SLURM_DEFAULT)
     # FirecREST facts, 5: here the directives count for nothing, and nothing is inherited.
     fields = {
         options.FIELDS[name].api: value

@@ -106,7 +106,7 @@ def test_nothing_secret_is_outside_the_seal() -> None:
         assert json.dumps(secret)[1:-1] not in plain
     assert set(state) == {
         *("spawn_id", "system", "user", "job_id", "submitted_at"),
-        *("address", "port", "nonce", "ready", "reported", "sealed"),
+        *("address", "port", "nonce", "ready", "reported", "log", "sealed"),
     }
     opened = json.loads(unseal(state["sealed"]))
     assert opened["api_token"] == API_TOKEN

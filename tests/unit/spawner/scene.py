@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from types import SimpleNamespace
 from typing import Any
@@ -39,6 +40,9 @@ class Api:
         self.jobs_by_id: dict[str, Job] = {}
         self.calls: list[str] = []
         self.list_error: Error | None = None
+        #: Users' files by path; None for a file system that hangs.
+        self.files: dict[str, str] | None = {}
+        self.reading = asyncio.Event()
         #: What jobs were started and cancelled with.
         self.tokens: list[str] = []
 
@@ -80,6 +84,15 @@ class Api:
         self.calls.append(f"cancel {job_id}")
         self.tokens.append(token.reveal())
         self.put(job(job_id, JobState.CANCELLED))
+
+    async def tail(self, token: Secret, system: str, path: str, *, size: int) -> str:
+        self.tokens.append(token.reveal())
+        self.reading.set()
+        if self.files is None:
+            await asyncio.Event().wait()
+        elif path in self.files:
+            return self.files[path][-size:]
+        raise NotFound("No such file.")
 
     async def aclose(self) -> None:
         pass

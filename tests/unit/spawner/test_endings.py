@@ -1,0 +1,218 @@
+"""Is it remembered how a server ended, and for how long?"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from firecrestspawner import options, output
+from firecrestspawner.causes import UNKNOWN
+from firecrestspawner.channel import Exiting
+from firecrestspawner.endings import REMEMBERED, Ending, Endings, endings, form_fields
+from firecrestspawner.errors import LoginRequired, SubmissionRejected, Unreachable
+from firecrestspawner.models import JobState
+from tests.unit.spawner.scene import Scene, job
+from tests.unit.spawner.test_stop import started
+
+LOG = "Traceback\nModuleNotFoundError: No module named 'jupyterhub'\n[firecrestspawner] exited\n"
+
+
+def known(scene: Scene, name: str = "") -> Ending | None:
+    return endings(scene.user.settings).get("alice", name)
+
+
+def ending(scene: Scene) -> Ending:
+    found = known(scene)
+    assert found is not None
+    return found
+
+
+async def start(spawner: Any) -> Any:
+    """What a start of the spawner that does not come to its end raises."""
+    with pytest.raises(Exception) as caught:
+        await spawner.start()
+    return caught.value
+
+
+async def start_that_ends(scene: Scene, end: Any) -> Any:
+    """A start whose job was submitted, and ends; what the start raises."""
+    spawner = await started(scene)
+    end(spawner)
+    return await start(spawner)
+
+
+def exits(spawner: Any) -> None:
+    spawner.spawn.exit_code, spawner.spawn.exit_reason = 1, "exited with code 1"
+
+
+async def test_a_failed_start_is_recorded_with_cause_and_the_end_of_its_log(scene: Scene) -> None:
+    """S5: the log is read with the user's own token."""
+    scene.api.files = {"/home/alice/jupyter-7.log": LOG}
+    raised = await start_that_ends(scene, exits)
+    end = ending(scene)
+    assert (end.cause.name, end.job_id, end.system) == ("import-error", "7", "daint")
+    assert end.output.lines == tuple(LOG.splitlines())
+    assert scene.api.tokens[-1] == "alices"
+    # The page of a failed start and the progress show what was raised.
+    assert "exited with code 1" in raised.jupyterhub_message
+    assert end.cause.text in raised.jupyterhub_message
+
+
+async def test_without_its_log_the_cause_is_what_is_known_anyway(scene: Scene) -> None:
+    def timeout(spawner: Any) -> None:
+        spawner._watch.confirmed = job("7", JobState.TIMEOUT)
+
+    raised = await start_that_ends(scene, timeout)
+    assert ending(scene).cause.name == "time-limit"
+    assert "no output yet" in ending(scene).output.problem
+    assert "time limit" in raised.jupyterhub_message
+
+
+async def test_a_cluster_that_does_not_send_the_log_delays_the_failure_a_little(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cause is recorded before, and the start ends at the deadline (R8)."""
+    monkeypatch.setattr(output, "DEADLINE", 0.05)
+    scene.api.files = None
+    await start_that_ends(scene, exits)
+    assert ending(scene).cause is UNKNOWN
+    assert "in time" in ending(scene).output.problem
+
+
+async def test_a_start_that_is_stopped_while_the_log_is_read_has_its_cause(scene: Scene) -> None:
+    scene.api.files = None
+    starting = asyncio.ensure_future(start_that_ends(scene, exits))
+    await scene.api.reading.wait()
+    assert ending(scene).job_id == "7"
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+
+
+@pytest.mark.parametrize(
+    ("error", "name"),
+    [
+        (SubmissionRejected("The scheduler refused the job: Invalid account."), "account"),
+        (Unreachable("Away."), "outage"),
+    ],
+)
+async def test_a_refused_start_is_recorded_without_a_job(
+    scene: Scene, error: Any, name: str
+) -> None:
+    scene.api.submits = [error]
+    raised = await start(scene.spawner())
+    assert (ending(scene).cause.name, ending(scene).job_id) == (name, "")
+    assert error.message in raised.jupyterhub_message
+
+
+async def test_a_start_that_cannot_go_on_is_told_so_and_no_log_is_read(scene: Scene) -> None:
+    """Its secrets are lost, and its job has not ended: there is nothing to be found out."""
+
+    def lost(spawner: Any) -> None:
+        spawner.spawn.sealed = "x"
+
+    raised = await start_that_ends(scene, lost)
+    assert raised.jupyterhub_message.endswith("Please start the server again.")
+    assert ending(scene).job_id == "7" and not scene.api.reading.is_set()
+
+
+async def test_who_has_to_log_in_again_still_gets_the_link(scene: Scene) -> None:
+    scene.logins.error = LoginRequired("Log in again to continue.")
+    raised = await start(scene.spawner())
+    assert raised.jupyterhub_message == "Log in again to continue."
+    assert ending(scene).cause.name == "login-required"
+
+
+# --- later ends -----------------------------------------------------------------------------
+
+
+async def running(scene: Scene) -> Any:
+    spawner = await started(scene)
+    spawner.spawn.address, spawner.spawn.port = "10.1.0.1", 80
+    return spawner
+
+
+async def test_a_server_that_reaches_its_time_limit_is_said_to_have(scene: Scene) -> None:
+    spawner = await running(scene)
+    spawner.spawn.line.prove = lambda raw: None
+    reason = "stopped by SIGTERM"
+    await spawner.hear(Exiting(spawner.spawn.id, 143, reason, walltime=25), {})
+    spawner.clear_state()
+    assert (ending(scene).cause.name, ending(scene).job_id) == ("time-limit", "7")
+
+
+async def test_a_server_that_lost_its_node_is_said_to_have(scene: Scene) -> None:
+    spawner = await running(scene)
+    spawner._watch.confirmed = job("7", JobState.NODE_FAIL)
+    spawner.clear_state()
+    assert ending(scene).cause.name == "node-failure"
+
+
+async def test_a_server_that_was_stopped_is_no_news(scene: Scene) -> None:
+    endings(scene.user.settings).keep("alice", "", Ending(UNKNOWN, ""))
+    spawner = await running(scene)
+    await spawner.stop(now=True)
+    spawner.clear_state()
+    assert known(scene) is None
+
+
+async def test_a_server_that_the_hub_could_not_connect_to_is_said_to_be(scene: Scene) -> None:
+    spawner = await running(scene)
+    spawner._waiting_for_response = True
+    await spawner.stop(now=True)
+    spawner.clear_state()
+    assert ending(scene).cause.name == "port-not-reached"
+
+
+async def test_the_clearing_after_a_failed_start_keeps_what_it_recorded(scene: Scene) -> None:
+    await start_that_ends(scene, exits)
+    before = ending(scene)
+    scene.user.spawners[""]._stop_pending = True
+    scene.user.spawners[""].clear_state()
+    assert ending(scene) is before
+    # Refused before there was a spawn: there is nothing to compare with.
+    scene.user.spawners[""].clear_state()
+    assert ending(scene) is before
+
+
+async def test_a_new_start_forgets_the_last_end(scene: Scene) -> None:
+    await start_that_ends(scene, exits)
+    spawner = scene.spawner()
+    spawner.spawn = None
+    spawner.clear_state()  # as User.spawn does, before anything of the start
+    assert known(scene) is None
+
+
+def test_so_many_ends_are_remembered() -> None:
+    kept = Endings()
+    for n in range(REMEMBERED + 1):
+        kept.keep("alice", str(n), Ending(UNKNOWN, ""))
+    assert kept.get("alice", "0") is None and kept.get("alice", "1") is not None
+
+
+# --- the same choices again -----------------------------------------------------------------
+
+
+async def test_the_same_choices_can_be_posted_again(scene: Scene) -> None:
+    spawner = scene.spawner()
+    chosen = {"partition": "normal", "runtime": "01:00:00"}
+    spawner.user_options = dict(chosen)
+    scene.api.submits = [Unreachable("Away.")]
+    await start(spawner)
+    fields = ending(scene).retry
+    assert fields is not None
+    assert options.from_form({name: [value] for name, value in fields}) == chosen
+
+
+@pytest.mark.parametrize("chosen", [{"a": ["b"]}, {"a": {}}, {"a": True}, {"a": None}])
+def test_what_no_form_can_have_posted_is_not_offered(chosen: dict[str, Any]) -> None:
+    assert form_fields(chosen) is None
+
+
+async def test_a_sites_own_form_is_not_imitated(scene: Scene) -> None:
+    scene.config.FirecRESTSpawner.options_from_form = lambda form: {"x": "y"}
+    scene.api.submits = [Unreachable("Away.")]
+    await start(scene.spawner())
+    assert ending(scene).retry is None

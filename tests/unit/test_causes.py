@@ -1,0 +1,111 @@
+"""Is a failure called by its name? Real ends of real logs, each with its source.
+
+*run*: printed by running it (bash 5.2, dash 0.5, Python 2.7 to 3.11, JupyterHub 6.1, on Linux);
+*issue*: as users posted it to the tracker of the project that prints it; *source*: the format
+string of that project.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from firecrestspawner.causes import Cause, Traces, cause_of, cause_of_refusal
+from firecrestspawner.models import Job, JobState
+
+
+def read_logs() -> dict[str, str]:
+    """logs.txt: each begins with ``=== cause (which) | source``."""
+    text = Path(__file__).with_name("logs.txt").read_text(encoding="utf-8")
+    parts = re.split(r"^=== (.+) \| .+\n", text, flags=re.M)[1:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+LOGS = read_logs()
+
+
+def job(state: JobState, **fields: object) -> Job:
+    return Job(id="7", name="hub", user="alice", state=state, **fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "log"), LOGS.items(), ids=list(LOGS))
+def test_the_end_of_a_log_tells_the_cause(name: str, log: str) -> None:
+    cause = cause_of(Traces(exit_code=1, exit_reason="exited with code 1", lines=log.splitlines()))
+    assert cause.name == name.partition(" (")[0]
+    assert cause.sentence.endswith(".") or name == "unknown"
+    assert cause.advice.endswith(".") and cause.text == cause.text.strip()
+
+
+@pytest.mark.parametrize(
+    ("traces", "name"),
+    [
+        (Traces(job(JobState.TIMEOUT)), "time-limit"),
+        (Traces(job(JobState.OUT_OF_MEMORY, exit_code=0, signal=125)), "out-of-memory"),
+        (Traces(job(JobState.NODE_FAIL)), "node-failure"),
+        (Traces(job(JobState.PREEMPTED)), "preempted"),
+        (Traces(job(JobState.CANCELLED)), "cancelled"),
+        (Traces(job(JobState.FAILED, exit_code=0, signal=53)), "no-workdir"),
+        (Traces(job(JobState.FAILED, exit_code=1)), "unknown"),
+        (Traces(exit_reason="no free port in 20000-20010 on the node"), "no-port"),
+        (
+            Traces(exit_code=127, exit_reason="lab not found on the node: is its environment"),
+            "missing-command",
+        ),
+        (Traces(exit_reason="killed by signal 9 (Killed), perhaps out of memory"), "killed"),
+        (Traces(exit_reason="stopped by SIGTERM", walltime=20), "time-limit"),
+        (Traces(exit_reason="stopped by SIGTERM", walltime=3000), "unknown"),
+        (Traces(), "unknown"),
+    ],
+)
+def test_what_scheduler_and_launcher_say_tells_the_cause(traces: Traces, name: str) -> None:
+    assert cause_of(traces).name == name
+
+
+def test_the_schedulers_verdict_comes_before_the_log() -> None:
+    lines = LOGS["import-error"].splitlines()
+    assert cause_of(Traces(job(JobState.TIMEOUT), lines=lines)).name == "time-limit"
+    assert cause_of(Traces(job(JobState.FAILED), lines=lines)).name == "import-error"
+
+
+def test_the_last_thing_that_went_wrong_counts() -> None:
+    lines = [*LOGS["import-error"].splitlines(), "OSError: [Errno 28] No space left on device"]
+    assert cause_of(Traces(lines=lines)).name == "disk-full"
+
+
+#: FirecREST's own answers (recorded), as the client has them (answers.failure).
+REFUSED = "The scheduler refused the job: {}."
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("Batch job submission failed: Invalid account or account/partition combination specified",
+         "account"),
+        ("invalid partition specified: nosuch, Batch job submission failed: Invalid partition name "
+         "specified", "queue-policy"),
+        ("AssocMaxSubmitJobLimit, Batch job submission failed: Job violates accounting/QOS policy "
+         "(job submit limit, user's size and/or time limits)", "queue-policy"),
+        ("Batch job submission failed: Access denied to requested reservation", "queue-policy"),
+        ("Batch job submission failed: Requested node configuration is not available",
+         "queue-policy"),
+        ("unrecognized option '--nosuch'", "queue-policy"),
+    ],
+)  # fmt: skip
+def test_a_schedulers_refusal_is_quoted_and_explained(words: str, name: str) -> None:
+    cause = cause_of_refusal("rejected", REFUSED.format(words))
+    assert cause.name == name
+    assert words in cause.sentence and cause.advice
+
+
+def test_other_refusals_have_their_sentence_already() -> None:
+    away = "The cluster's API (FirecREST) cannot be reached right now."
+    assert cause_of_refusal("firecrest-unreachable", away) == Cause("outage", away)
+    assert cause_of_refusal("login-required", away) == Cause("login-required", away)
+
+
+def test_of_a_line_without_end_only_the_beginning_is_read() -> None:
+    """Patterns are tried on what a user's own job wrote, on the Hub's event loop."""
+    assert cause_of(Traces(lines=["x" * 490 + "MemoryError"])).name == "unknown"
+    assert cause_of(Traces(lines=["jupyter" * 10_000] * 200)).name == "unknown"
