@@ -218,8 +218,14 @@ class Window:
     def decline_news(self) -> None:
         """Answer the question with which a new user's JupyterLab begins."""
         self.wait(lambda: "Jupyter news" in self.text(), "the question about news")
-        buttons = self.browser.find_elements(By.CSS_SELECTOR, ".Toastify button")
-        next(button for button in buttons if button.text.strip() == "No").click()
+
+        def answer() -> WebElement | None:
+            buttons = self.browser.find_elements(By.CSS_SELECTOR, ".Toastify button")
+            return next((button for button in buttons if button.text.strip() == "No"), None)
+
+        button = self.wait(answer, "it can be answered")
+        assert button is not None
+        button.click()
         self.wait(lambda: "Jupyter news" not in self.text(), "the question is gone")
 
 
