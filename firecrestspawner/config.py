@@ -215,6 +215,11 @@ class SpawnerConfig(Configurable):
         "The Hub's own default, one minute, is shorter than most queues.",
     ).tag(config=True)
 
+    walltime_warning = Integer(
+        15,
+        help="Minutes before a job's time limit from which the home page warns; 0 for never.",
+    ).tag(config=True)
+
     notebook_tokens = Bool(
         True,
         help="Whether a running server may fetch its user's access token from the Hub, for code in "

@@ -1,7 +1,7 @@
-"""What do the Hub's pages say of sessions, systems and ends of servers? Where are their templates?
+"""What do the Hub's pages say of sessions, of systems, and of servers' jobs and ends?
 
-The templates in ``templates/hub`` extend the stock ones; ``configure(c)`` puts them into the Hub's
-``template_paths``, and :func:`add_to` gives them what they call.
+Where are their templates? Those in ``templates/hub`` extend the stock ones; ``configure(c)`` puts
+them into the Hub's ``template_paths``, and :func:`add_to` gives them what they call.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import links
+from .models import Job, JobState
 from .tokens import read_session
 
 TEMPLATES = str(Path(__file__).with_name("templates") / "hub")
@@ -24,6 +25,91 @@ class Notice(NamedTuple):
 
     ended: bool
     minutes: int = 0
+
+
+class Overview(NamedTuple):
+    """What the home page says of a server and its job; what is not known is empty.
+
+    ``left`` is seconds until the job's time limit, which ends the server; None while that cannot be
+    told. ``warning`` is how many of them are few.
+    """
+
+    name: str
+    system: str
+    job_id: str
+    state: str
+    node: str
+    left: int | None
+    warning: int
+
+    @property
+    def soon(self) -> bool:
+        return self.left is not None and self.left < self.warning
+
+    @property
+    def time_left(self) -> str:
+        """In words, as the page's own script goes on to write it."""
+        if self.left is None:
+            return ""
+        if self.left < 60:
+            return "less than a minute" if self.left > 0 else "none"
+        minutes = self.left // 60
+        parts = ((minutes // 1440, "d"), (minutes // 60 % 24, "h"), (minutes % 60, "min"))
+        return " ".join(f"{number} {unit}" for number, unit in parts if number)
+
+
+def overview(
+    job: Job | None,
+    *,
+    name: str,
+    system: str,
+    job_id: str,
+    ready: bool,
+    stopping: bool,
+    warning: int,
+    now: float | None = None,
+) -> Overview:
+    """What there is to say of the server ``name``, from what the Hub already knows (C3).
+
+    ``job`` is the monitor's last word on its job. ``ready`` and ``stopping`` are the Hub's, and
+    newer than that. ``warning`` is minutes. The end is start plus limit: a job that is suspended
+    has none, for the scheduler moves it.
+    """
+    now = time.time() if now is None else now
+    left = None
+    if job is not None and job.state is JobState.RUNNING and job.start and job.limit:
+        left = max(0, int(job.start + job.limit - now))
+    return Overview(
+        name=name,
+        system=system,
+        job_id=job_id,
+        state=_state(job, job_id, ready=ready, stopping=stopping),
+        node=job.nodes if job is not None else "",
+        left=left,
+        warning=60 * warning,
+    )
+
+
+def _state(job: Job | None, job_id: str, *, ready: bool, stopping: bool) -> str:
+    if stopping:
+        return "stopping"
+    if job is not None and job.state.terminal:
+        return "ended"
+    if job is not None and job.state is JobState.SUSPENDED:
+        return "suspended"
+    if ready:
+        return "running"
+    if not job_id:
+        return "being submitted"
+    return "queued" if job is None or job.state is JobState.PENDING else "starting"
+
+
+def servers(user: Any) -> list[Overview]:
+    """What the home page says of those of ``user``'s servers that have a job, by name."""
+    found = (
+        spawner.overview() for spawner in user.spawners.values() if hasattr(spawner, "overview")
+    )
+    return sorted((each for each in found if each is not None), key=lambda each: each.name)
 
 
 def session_notice(
@@ -75,6 +161,7 @@ def add_to(app: Any, warning: float) -> None:
         "firecrest_troubles": troubles,
         "firecrest_farewells": farewells,
         "firecrest_ending": ending,
+        "firecrest_servers": servers,
         "firecrest_reauth": partial(links.reauth, app.hub.base_url),
     }
     for environment in ("jinja2_env", "jinja2_env_sync"):
@@ -85,7 +172,7 @@ def add_to(app: Any, warning: float) -> None:
     if TEMPLATES not in app.template_paths:
         app.log.warning(
             "JupyterHub.template_paths lacks %s: the home page will not say when a user's session "
-            "has ended, nor which system is unwell. Insert a directory of your own instead of "
-            "assigning the list.",
+            "has ended, which system is unwell, nor where servers run. Insert a directory of your "
+            "own instead of assigning the list.",
             TEMPLATES,
         )

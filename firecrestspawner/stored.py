@@ -17,6 +17,7 @@ from . import script
 from .cluster import Cluster, Clusters
 from .config import SpawnerConfig
 from .handlers import Switchboard
+from .pages import Overview, overview
 from .progress import Stage
 from .service import ServiceAccount
 from .slices import Slices
@@ -245,6 +246,21 @@ class StoredSpawner(SpawnerConfig, Spawner):
         """What the user is told of jobs of all servers that were stopped and may still be there."""
         rows = self.orm_spawner.user.orm_spawners
         return farewells({name: row.state or {} for name, row in rows.items()}, now=time.time())
+
+    def overview(self) -> Overview | None:
+        """What the home page says of this server; None while it has no job. Reads memory (C3)."""
+        spawn = self.spawn
+        if spawn is None:
+            return None
+        return overview(
+            self._watch.job if self._watch else None,
+            name=self.name,
+            system=spawn.system,
+            job_id=spawn.job_id,
+            ready=self.ready,
+            stopping=bool(spawn.line.ended),
+            warning=self.walltime_warning,
+        )
 
     # -- a start that is taken up again ---------------------------------------------------------
 

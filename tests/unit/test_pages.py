@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+import jinja2
 import pytest
 from jupyterhub.app import JupyterHub
 from traitlets.config import Config
 
 from firecrestspawner import configure
-from firecrestspawner.pages import TEMPLATES, Notice, session_notice
+from firecrestspawner.models import Job, JobState
+from firecrestspawner.pages import TEMPLATES, Notice, Overview, overview, session_notice
 
 NOW = 1_000_000.0
 TOKENS = {"access_token": "a", "expires_at": NOW + 300, "refresh_token": "r"}
@@ -38,6 +41,120 @@ def test_without_tokens_the_session_has_ended(state: dict[str, Any] | None) -> N
 
 def test_a_session_without_an_end_is_no_news() -> None:
     assert session_notice({**TOKENS, "refresh_expires_at": None}, warning=600, now=NOW) is None
+
+
+# --- servers
+
+
+def seen(job: Job | None, **known: Any) -> Overview:
+    hub = {"job_id": "42", "ready": True, "stopping": False, "warning": 15, **known}
+    return overview(job, name="", system="daint", now=NOW, **hub)
+
+
+def job(state: JobState, **fields: Any) -> Job:
+    return Job(id="42", name="hub-1", user="alice", state=state, **fields)
+
+
+def test_what_is_known_of_a_running_job_is_said() -> None:
+    running = job(JobState.RUNNING, nodes="nid001", start=int(NOW) - 600, limit=3600)
+    assert seen(running) == Overview("", "daint", "42", "running", "nid001", 3000, 900)
+
+
+@pytest.mark.parametrize(
+    ("left", "words", "soon"),
+    [
+        (2 * 86400 + 3600 * 3 + 125, "2 d 3 h 2 min", False),
+        (86400, "1 d", False),
+        (3600, "1 h", False),
+        (901, "15 min", False),
+        (900, "15 min", False),
+        (899, "14 min", True),
+        (59, "less than a minute", True),
+        (0, "none", True),
+        (-30, "none", True),
+    ],
+)
+def test_the_end_comes_near_in_words_and_with_a_warning(left: int, words: str, soon: bool) -> None:
+    one = seen(job(JobState.RUNNING, start=int(NOW) - 60, limit=60 + left))
+    assert (one.time_left, one.soon) == (words, soon)
+
+
+def test_a_site_warns_when_it_wants_or_never() -> None:
+    late = job(JobState.RUNNING, start=int(NOW) - 60, limit=120)
+    assert seen(late, warning=1).soon is False
+    assert seen(late, warning=2).soon is True
+    assert seen(late, warning=0).soon is False
+
+
+@pytest.mark.parametrize(
+    "untold",
+    [
+        None,
+        job(JobState.RUNNING, start=int(NOW)),
+        job(JobState.RUNNING, limit=60),
+        job(JobState.SUSPENDED, start=int(NOW), limit=60),
+        job(JobState.PENDING, start=int(NOW), limit=60),
+    ],
+)
+def test_an_end_that_nobody_knows_is_not_made_up(untold: Job | None) -> None:
+    one = seen(untold)
+    assert (one.left, one.time_left, one.soon) == (None, "", False)
+
+
+@pytest.mark.parametrize(
+    ("state", "known", "said"),
+    [
+        (None, {"ready": False, "job_id": ""}, "being submitted"),
+        (None, {"ready": False}, "queued"),
+        (JobState.PENDING, {"ready": False}, "queued"),
+        (JobState.RUNNING, {"ready": False}, "starting"),
+        (JobState.UNKNOWN, {"ready": False}, "starting"),
+        (JobState.PENDING, {}, "running"),  # a list's row may be old; the server was reached
+        (None, {}, "running"),
+        (JobState.SUSPENDED, {}, "suspended"),
+        (JobState.TIMEOUT, {}, "ended"),
+        (JobState.RUNNING, {"stopping": True}, "stopping"),
+    ],
+)
+def test_the_state_is_what_hub_and_scheduler_say_together(
+    state: JobState | None, known: dict[str, Any], said: str
+) -> None:
+    assert seen(None if state is None else job(state), **known).state == said
+
+
+def home(*servers: Overview, **functions: Any) -> str:
+    """Our part of the page, with the Hub's own way of rendering (autoescape)."""
+    loader = jinja2.FileSystemLoader(TEMPLATES)
+    environment = jinja2.Environment(loader=loader, autoescape=True)
+    environment.globals.update(firecrest_servers=lambda user: list(servers), **functions)
+    return environment.get_template("firecrest_servers.html").render(firecrest_user=None)
+
+
+def test_the_page_says_nothing_without_a_server() -> None:
+    assert home().strip() == ""
+
+
+def test_what_a_cluster_calls_its_nodes_is_no_markup() -> None:
+    page = home(Overview("<b>", "<i>", "<u>", "running", "<script>alert(1)</script>" * 9, 5, 900))
+    assert not re.findall("<(?:b|i|u)>", page)
+    assert page.count("<script>") == 1
+    assert "less than a minute" in page
+
+
+def test_the_output_is_linked_where_the_hub_has_it_to_show() -> None:
+    one = Overview("two", "daint", "42", "running", "", None, 900)
+    assert "<a " not in home(one)
+    page = home(one, firecrest_output_url=lambda name: f"/hub/firecrest/output?server={name}")
+    assert 'href="/hub/firecrest/output?server=two"' in page
+    submitting = one._replace(job_id="")
+    assert "<a " not in home(submitting, firecrest_output_url=lambda name: name)
+
+
+@pytest.mark.parametrize(("left", "hidden"), [(899, False), (900, True)])
+def test_the_warning_is_there_for_the_pages_script_to_show(left: int, hidden: bool) -> None:
+    page = home(Overview("", "daint", "42", "running", "", left, 900))
+    (alert,) = re.findall('<div class="alert[^>]*>', page)
+    assert ("hidden" in alert) == hidden
 
 
 def template_paths(c: Config) -> list[str]:
