@@ -32,6 +32,7 @@ from .models import Secret, TokenSet
 from .oauth import UNAVAILABLE, TokenClient, token_set
 from .oidc import Provider
 from .pages import add_to
+from .reading import OutputHandler, Shelf
 from .shutdown import at_shutdown
 from .slices import freeze
 from .strays import Strays
@@ -164,6 +165,7 @@ class FirecRESTAuthenticator(GenericOAuthenticator):
             (r"/api/firecrest/job", JobChannelHandler, {"switchboard": switchboard}),
             (r"/api/firecrest/session", SessionHandler),
             (r"/api/firecrest/token", TokenHandler, {"handout": handout}),
+            (r"/firecrest/output", OutputHandler, {"shelf": Shelf()}),
             (r"/firecrest/reauth", ReauthHandler),
             (r"/firecrest/backchannel-logout", BackchannelLogoutHandler),
         ]

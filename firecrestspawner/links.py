@@ -1,4 +1,4 @@
-"""Where may a browser be sent, and where does it go to log in again? To paths on this Hub (S6)."""
+"""Where may a browser be sent, and where is it sent by us? To paths on this Hub (S6)."""
 
 from __future__ import annotations
 
@@ -37,3 +37,8 @@ def reauth(hub_url: str, back_to: str) -> str:
     ``hub_url`` is the Hub's own prefix, such as ``/hub/``.
     """
     return f"{hub_url.rstrip('/')}/firecrest/reauth?{urlencode({'next': back_to})}"
+
+
+def output(hub_url: str, server: str) -> str:
+    """The path of the page with the output of the job of one's server called ``server``."""
+    return f"{hub_url.rstrip('/')}/firecrest/output?{urlencode({'server': server})}"

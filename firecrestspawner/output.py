@@ -123,4 +123,5 @@ async def read(
         return Output(path, problem="You may not read that file.", at=at)
     except Error as error:
         return Output(path, problem=error.message, at=at)
-    return Output(path, clean(text), at=at)
+    lines = clean(text)
+    return Output(path, lines, problem="" if lines else "The job has written nothing yet.", at=at)

@@ -163,6 +163,7 @@ def add_to(app: Any, warning: float) -> None:
         "firecrest_ending": ending,
         "firecrest_servers": servers,
         "firecrest_reauth": partial(links.reauth, app.hub.base_url),
+        "firecrest_output": partial(links.output, app.hub.base_url),
     }
     for environment in ("jinja2_env", "jinja2_env_sync"):
         app.tornado_settings[environment].globals.update(functions)

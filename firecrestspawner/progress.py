@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import html
 import math
 from typing import Any
 
@@ -60,13 +61,15 @@ class Progress:
         *,
         now: float,
         trouble: str = "",
+        output: str = "",
     ) -> dict[str, Any]:
         """A JupyterHub progress event ``{"progress": percent, "message": text}``.
 
         ``waited`` is seconds since the submit, ``now`` Unix seconds, ``trouble`` a sentence on why
-        what is known of the job may be old. Events change in steps that get longer and longer, for
-        the page's event log gets a line for every change. Only the Hub's own ready event has 100
-        percent.
+        what is known of the job may be old. ``output`` is the path of the page with what the job
+        has written: with a job that runs the event has ``html_message``, escaped, with that link.
+        Events change in steps that get longer and longer, for the page's event log gets a line for
+        every change. Only the Hub's own ready event has 100 percent.
         """
         phase = _phase(stage, job)
         if phase is not self._phase:
@@ -81,7 +84,11 @@ class Progress:
         message = _message(phase, job, job_id, system, so_far, now)
         if trouble and phase in (Phase.QUEUED, Phase.ALLOCATED, Phase.RUNNING):
             message = f"{message.removesuffix('.')}. {trouble}"
-        return {"progress": percent, "message": message}
+        event = {"progress": percent, "message": message}
+        if output and phase in (Phase.RUNNING, Phase.LAUNCHED):
+            link = f'<a href="{html.escape(output)}">What it has written</a>'
+            event["html_message"] = f"{html.escape(message)}. {link}"
+        return event
 
 
 def _phase(stage: Stage, job: Job | None) -> Phase:

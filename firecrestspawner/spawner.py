@@ -13,7 +13,7 @@ from typing import Any
 
 from traitlets import default
 
-from . import channel, endings, options, resume, submission
+from . import channel, endings, links, options, resume, submission
 from .client import JobRequest
 from .cluster import Cluster, NodesUnknown, stranger
 from .errors import (
@@ -342,6 +342,7 @@ class FirecRESTSpawner(StoredSpawner):
                 event = spawn.progress.event(
                     spawn.stage, job, spawn.job_id, spawn.system, now - spawn.submitted_at,
                     now=now, trouble=self._cluster(spawn.system).trouble,
+                    output=links.output(self.hub.base_url, self.name),
                 )  # fmt: skip
                 if event != shown:
                     shown = event

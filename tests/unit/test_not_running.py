@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 from jinja2 import ChoiceLoader, DictLoader, Environment, FileSystemLoader, PrefixLoader
 from jupyterhub.app import JupyterHub
 
-from firecrestspawner import pages
+from firecrestspawner import links, pages
 from firecrestspawner.causes import MEMORY, Cause
 from firecrestspawner.endings import Ending, Endings
 from firecrestspawner.output import Output
@@ -36,6 +37,7 @@ def render(ending: Ending | None, *, viewer: str = "alice", **variables: Any) ->
     )
     environment = Environment(loader=loader, autoescape=True)
     environment.globals["firecrest_ending"] = pages.ending
+    environment.globals["firecrest_output"] = partial(links.output, "/hub/")
     return environment.get_template("not_running.html").render(
         user=user,
         server_name="big",
@@ -59,6 +61,7 @@ def test_cause_job_and_last_lines_are_shown_and_nothing_of_them_is_markup() -> N
     assert "<b>failed</b>" in page and "has failed" in page
     assert 'data-cause="out-of-memory"' in page
     assert re.search(r"Job <b[^>]*>7</b> on daint", page)
+    assert 'href="/hub/firecrest/output?server=big"' in page
     assert "one\n&lt;/pre&gt;&lt;script&gt;" in page and EVIL not in page
 
 
@@ -74,7 +77,7 @@ def test_a_hostile_cause_is_text() -> None:
 def test_nobody_but_its_user_reads_the_output() -> None:
     """Whoever may see that a server failed may not see what its user's programs said."""
     page = render(ended(), viewer="admin", failed=True)
-    assert "one" not in page and "Job" in page
+    assert "one" not in page and "firecrest/output" not in page and "Job" in page
 
 
 def test_why_there_are_no_lines_is_said() -> None:

@@ -137,6 +137,10 @@ async def test_why_there_is_none_is_a_sentence(error: Error, words: str) -> None
     assert words in output.problem and output.lines == () and not output.login
 
 
+async def test_an_empty_log_is_said_to_be() -> None:
+    assert "nothing yet" in (await got("\n\n")).problem
+
+
 async def test_who_has_to_log_in_again_is_told_so() -> None:
     assert (await got(LoginRequired("Log in again."))).login
 

@@ -167,6 +167,16 @@ def test_what_may_be_old_is_said_to_be() -> None:
     assert away not in said(RUNNING, stage=Stage.LAUNCHED, trouble=away)
 
 
+def test_a_job_that_runs_is_a_link_to_its_output_and_nothing_else_is_markup() -> None:
+    page = '/hub/firecrest/output?server=a&b="'
+    evil = job(JobState.RUNNING, nodes="<b>nid</b>")
+    running = event(Stage.SUBMITTED, evil, 1, output=page)
+    assert running["html_message"].count("<") == 2 == running["html_message"].count("<a ") * 2
+    assert 'href="/hub/firecrest/output?server=a&amp;b=&quot;"' in running["html_message"]
+    assert "<b>nid</b>" in running["message"]  # the page takes this one for text
+    assert "html_message" not in event(Stage.SUBMITTED, QUEUED, 1, output=page)
+
+
 def test_each_end_is_told_for_what_it_is() -> None:
     assert "time limit" in how_it_ended(job(JobState.TIMEOUT))
     assert "exit code 3" in how_it_ended(job(JobState.FAILED, exit_code=3))

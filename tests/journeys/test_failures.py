@@ -1,0 +1,97 @@
+"""What does a user see of a start that fails for real, and how do they go on from there?"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+
+import pytest
+
+from firecrestspawner.demo.visitor import Page, VisitError
+from tests.journeys.person import Person
+from tests.journeys.site import Site, eventually
+
+#: While there is this file in their home, a user's environment lacks jupyterhub-singleuser.
+BROKEN = "broken"
+CONFIG = f"""
+c.FirecRESTSpawner.req_prologue = '[ ! -e {BROKEN} ] || PATH=/usr/bin:/bin'
+c.FirecRESTSpawner.cmd = ["jupyterhub-singleuser"]
+import sys
+c.FirecRESTSpawner.python = sys.executable
+"""
+SAID = "jupyterhub-singleuser not found on the node"
+
+
+@pytest.fixture
+def visit(make_site: Callable[..., Site]) -> Iterator[Callable[[str], Person]]:
+    """Makes people who are logged in on a site where an environment can be broken."""
+    site = make_site(extra_config=CONFIG)
+    with ExitStack() as stack:
+
+        def log_in(name: str) -> Person:
+            person = stack.enter_context(Person(site, name))
+            person.log_in()
+            return person
+
+        yield log_in
+
+
+def shown(page: str, name: str) -> str:
+    """The text of the element called ``name``."""
+    found = re.search(rf'id="{name}"[^>]*>(.*?)</(?:pre|p|b|div)>', page, re.DOTALL)
+    assert found is not None, page
+    return html.unescape(found[1])
+
+
+def tails(site: Site) -> int:
+    return site.requests().count("tail")
+
+
+def test_a_start_without_its_command_is_explained_and_begun_again(
+    visit: Callable[[str], Person],
+) -> None:
+    """C3, S5: the page has cause, job and last lines; one button starts again with the same
+    choices. Nobody but the user reads the output, and its page costs one request in some seconds.
+    """
+    alice = visit("alice")
+    site = alice.site
+    home = site.executor.home_of("alice")
+    (home / BROKEN).touch()
+    with suppress(VisitError):  # the form is shown again where the start fails within a second
+        alice.ask_for_server("big", runtime="01:00:00")
+    eventually(lambda: site.jobs("alice"), what="a job")
+    alice.wait_until_gone("big")
+    job = site.job("alice")
+
+    answer = alice.look_at(alice.hub("spawn-pending/alice/big"))
+    page = answer.text
+    assert answer.status_code == 500 and 'data-cause="missing-command"' in page
+    assert shown(page, "firecrest-job") == job.id
+    assert f"[firecrestspawner] {SAID}" in shown(page, "firecrest-lines")
+    assert tails(site) == 1, "reading the page costs nothing"
+
+    output = alice.hub("firecrest/output?server=big")
+    assert output in html.unescape(page)
+    read = [alice.look_at(output) for _ in range(3)]
+    assert tails(site) == 2
+    assert all(each.headers["cache-control"] == "no-store" for each in read)
+    assert SAID in shown(read[0].text, "firecrest-lines")
+
+    admin = visit("admin")
+    assert admin.look_at(output).status_code == 404
+    seen = admin.look_at(admin.hub("spawn-pending/alice/big"))
+    assert "missing-command" in seen.text and "firecrest-lines" not in seen.text
+
+    (home / BROKEN).unlink()
+    retry = Page(str(answer.url), page).form_with("runtime")
+    assert (retry.id, retry.fields["runtime"]) == ("firecrest-retry", "01:00:00")
+    answer = alice.post(retry)
+    assert answer.status_code == 200, answer.text
+    alice.wait_until_ready("big")
+    assert site.job("alice").id != job.id
+    (options,) = site.query("SELECT user_options FROM spawners WHERE name = 'big'")
+    assert "01:00:00" in options[0]
+    assert "the server listens on port" in shown(alice.look_at(output).text, "firecrest-lines")
+    alice.stop("big")
