@@ -98,11 +98,16 @@ class Cluster:
         """What is known to be wrong with the system, as a sentence; empty when nothing is."""
         if self.firecrest.guard(self.name).breaker.state is not State.CLOSED:
             return f"{self.name} does not answer at the moment."
-        described = (self._systems.latest or {}).get(self.name)
+        described = self.described
         if described is None or not described.unhealthy:
             return ""
         parts = {SERVICES.get(service, "services") for service in described.unhealthy}
         return f"{self.name} has trouble with its {' and '.join(sorted(parts))}."
+
+    @property
+    def described(self) -> System | None:
+        """The system's own description as it was last heard; None while it was not."""
+        return (self._systems.latest or {}).get(self.name)
 
     async def system(self) -> System:
         """The system's own description. Raises OptionsError when the API has no such system."""
@@ -258,7 +263,7 @@ class Clusters:
         self._own = own
         self._apis: dict[str, tuple[FirecREST, Shared[dict[str, System]]]] = {}
         self._clusters: dict[tuple[str, str], Cluster] = {}
-        self._looking: set[str] = set()
+        self._looks: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._keeper: asyncio.Task[None] | None = None
 
@@ -281,9 +286,27 @@ class Clusters:
         Returns at once: no page waits for FirecREST.
         """
         _, systems = self._api(url.rstrip("/"))
-        if systems.age > HEALTH_AGE and url not in self._looking:
-            self._looking.add(url)
-            self._keep(self._look(url, systems))
+        if systems.age > HEALTH_AGE and url not in self._looks:
+            self._looks[url] = self._keep(self._look(url, systems))
+
+    def listed(self, url: str) -> list[str]:
+        """The names of the systems behind ``url``, as they were last heard; none before that."""
+        return sorted(self._api(url.rstrip("/"))[1].latest or {})
+
+    async def glance(self, url: str, patience: float) -> None:
+        """Have the systems behind ``url`` asked for as :meth:`look_after` does.
+
+        Waits for the answer, at most ``patience`` seconds, only while there never was one.
+        """
+        self.look_after(url)
+        _, systems = self._api(url.rstrip("/"))
+        look = self._looks.get(url)
+        if systems.latest is None and look is not None:
+            await asyncio.wait([look], timeout=patience)
+
+    async def ask(self, url: str) -> None:
+        """Ask for the systems behind ``url`` unless they are known. Raises FirecRESTError."""
+        await self._api(url.rstrip("/"))[1].get(LIST_AGE)
 
     async def _look(self, url: str, systems: Shared[dict[str, System]]) -> None:
         try:
@@ -291,15 +314,16 @@ class Clusters:
         except Error as error:
             log.info("The systems' health is not known: %s", error.detail)
         finally:
-            self._looking.discard(url)
+            self._looks.pop(url, None)
 
-    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+    def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run ``work`` until the Hub shuts down."""
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         if self._keeper is None:
             self._keeper = at_shutdown(self.aclose)
+        return task
 
     def _api(self, url: str) -> tuple[FirecREST, Shared[dict[str, System]]]:
         if url not in self._apis:

@@ -6,11 +6,23 @@ import os
 import re
 from typing import Any
 
-from traitlets import Bool, Float, Integer, List, TraitError, Tuple, Unicode, default, validate
+from traitlets import (
+    Bool,
+    Dict,
+    Float,
+    Integer,
+    List,
+    TraitError,
+    Tuple,
+    Unicode,
+    Union,
+    default,
+    validate,
+)
 from traitlets.config import Configurable
 
-from . import address
-from .options import FIELDS
+from . import address, settings
+from .fields import FIELDS
 
 
 class SpawnerConfig(Configurable):
@@ -30,27 +42,87 @@ class SpawnerConfig(Configurable):
         "FirecREST's ``/status/systems``. Example: ``daint``"
     ).tag(config=True)
 
-    systems = List(
-        Unicode(),
-        help="The systems users may choose from; empty for ``system`` alone. "
-        "Example: ``['daint', 'eiger']``",
+    systems = Union(
+        [List(Unicode()), Dict(key_trait=Unicode(), value_trait=Dict(key_trait=Unicode()))],
+        default_value=[],
+        help="The systems users may choose from; empty for ``system`` alone, ``['*']`` for all "
+        "that FirecREST lists. As a dict it says of each what differs there: its ``display_name``, "
+        f"every ``req_*``, {', '.join(f'``{name}``' for name in settings.OVERRIDABLE)}. What it "
+        "says of ``'*'`` holds for those that are not named. "
+        "Example: ``{'daint': {'display_name': 'Daint (GPU)', 'req_gpus': '1'}, 'eiger': {}}``",
     ).tag(config=True)
 
-    option_fields = List(
-        Unicode(),
-        ["partition", "account", "reservation", "runtime"],
+    @validate("systems")
+    def _systems_set_only_what_exists(self, proposal: dict[str, Any]) -> Any:
+        systems = proposal["value"]
+        for system in systems if isinstance(systems, dict) else ():
+            for name, value in systems[system].items():
+                where = f"FirecRESTSpawner.systems: {system!r}"
+                if name == "display_name":
+                    if not isinstance(value, str):
+                        raise TraitError(f"{where}: 'display_name' is text: {value!r}")
+                elif name in settings.OVERRIDABLE or self._is_request(name):
+                    self._check_value(where, name, value)
+                else:
+                    raise TraitError(f"{where} has no setting {name!r} of its own")
+        return systems
+
+    def _is_request(self, name: str) -> bool:
+        return name.startswith("req_") and self.has_trait(name)
+
+    def _check_value(self, where: str, name: str, value: Any) -> None:
+        """Raise TraitError unless the setting ``name`` could have this value."""
+        trait = self.traits()[name]
+        try:
+            trait._cross_validate(self, trait._validate(self, value))
+        except TraitError as error:
+            raise TraitError(f"{where}: {error}") from None
+
+    option_fields = Union(
+        [List(Unicode()), Dict(key_trait=Unicode(), value_trait=Dict(key_trait=Unicode()))],
+        default_value=["partition", "account", "reservation", "runtime"],
         help=f"What users may choose for themselves, out of: {', '.join(FIELDS)}. The form shows "
-        "these fields, and the REST API takes them as ``user_options``.",
+        "these fields, and the REST API takes them as ``user_options``. As a dict it says of each "
+        "what a site wants of it: ``choices``, ``minimum``, ``maximum``, ``pattern``, ``under``, "
+        "``default``, ``label``, ``hint``, ``example``. "
+        "Example: ``{'runtime': {'maximum': '12:00:00', 'default': '01:00:00'}, 'account': {}}``",
     ).tag(config=True)
 
     @validate("option_fields")
-    def _option_fields_exist(self, proposal: dict[str, Any]) -> list[str]:
-        for name in proposal["value"]:
-            if name not in FIELDS:
-                raise TraitError(
-                    f"FirecRESTSpawner.option_fields: there is no field {name!r}; "
-                    f"choose from {', '.join(FIELDS)}"
-                )
+    def _option_fields_exist(self, proposal: dict[str, Any]) -> Any:
+        try:
+            settings.fields(proposal["value"])
+        except ValueError as error:
+            raise TraitError(f"FirecRESTSpawner.option_fields: {error}") from None
+        return proposal["value"]
+
+    environments = Dict(
+        key_trait=Unicode(),
+        value_trait=Dict(key_trait=Unicode()),
+        help="Sets of software to choose from, where ``option_fields`` has ``environment``: for "
+        "each name a ``display_name``, a ``prologue`` (shell text that follows ``req_prologue``) "
+        "and ``values`` of ``req_*`` settings, each of which may be left out. "
+        "Example: ``{'torch': {'display_name': 'PyTorch', 'prologue': 'module load torch'}}``",
+    ).tag(config=True)
+
+    @validate("environments")
+    def _environments_set_only_what_exists(self, proposal: dict[str, Any]) -> dict[str, Any]:
+        for name, given in proposal["value"].items():
+            where = f"FirecRESTSpawner.environments: {name!r}"
+            if not re.fullmatch(FIELDS["environment"].kind.pattern, name, re.ASCII):
+                raise TraitError(f"{where} is no name such as 'torch-2.5'")
+            for key, value in given.items():
+                if key in ("display_name", "prologue"):
+                    if not isinstance(value, str):
+                        raise TraitError(f"{where}: {key!r} is text: {value!r}")
+                elif key != "values" or not isinstance(value, dict):
+                    raise TraitError(
+                        f"{where} has a 'display_name', a 'prologue' and 'values', a dict: {key!r}"
+                    )
+            for key, value in given.get("values", {}).items():
+                if not self._is_request(key) or key == "req_prologue":
+                    raise TraitError(f"{where}: 'values' are of req_* settings: {key!r}")
+                self._check_value(where, key, value)
         return proposal["value"]
 
     batch_script = Unicode(

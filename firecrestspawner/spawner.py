@@ -13,7 +13,7 @@ from typing import Any
 
 from traitlets import default
 
-from . import channel, endings, links, options, resume, submission
+from . import channel, endings, form, links, options, resume, submission
 from .client import JobRequest
 from .cluster import Cluster, NodesUnknown, stranger
 from .errors import (
@@ -31,6 +31,8 @@ from .stored import StoredSpawner
 
 #: Seconds between looks while something is awaited that no message announces.
 LOOK = 2.0
+#: Seconds that the form waits for a list of systems that nobody has ever seen.
+GLANCE = 2.0
 
 
 class FirecRESTSpawner(StoredSpawner):
@@ -51,28 +53,27 @@ class FirecRESTSpawner(StoredSpawner):
         # start() reads them; without a hook JupyterHub 6 warns that nobody does.
         return lambda spawner, options: None
 
-    def render_form(self) -> str:
+    async def render_form(self) -> str:
         """The HTML of the spawn form, with the last choice; empty when nothing is to be chosen."""
-        systems = self.systems or [self.system]
-        if len(systems) < 2 and not self.option_fields:
-            return ""
-        return options.form(
-            fields=self.option_fields,
-            systems=systems,
-            chosen={"system": self.system, **(self.user_options or {})},
-            defaults=submission.requests(self),
-        )
+        if self._offers_all:
+            await self._clusters.glance(self.firecrest_url, GLANCE)
+        panels = []
+        for name in self.known_systems():
+            here = submission.of_system(self, name)
+            cluster = self._cluster(name) if self.firecrest_url else None
+            known = (cluster.trouble, cluster.described) if cluster else ()
+            panels.append(form.Panel(here, *known))
+        return form.render(panels, self.user_options or {})
 
     def troubles(self) -> list[str]:
         """What is known to be wrong with the systems that may be chosen, a sentence each.
 
         For pages: asks nobody now, but has what is old asked again.
         """
-        systems = [name for name in self.systems or [self.system] if name]
-        if not self.firecrest_url or not systems:
+        if not self.firecrest_url:
             return []
         self._clusters.look_after(self.firecrest_url)
-        return [trouble for name in systems if (trouble := self._cluster(name).trouble)]
+        return [each for name in self.known_systems() if (each := self._cluster(name).trouble)]
 
     # -- start -------------------------------------------------------------------------------
 
@@ -100,12 +101,15 @@ class FirecRESTSpawner(StoredSpawner):
 
     async def _prepare(self) -> tuple[Spawn, JobRequest, Secret]:
         """Everything that can be refused before anything is submitted."""
-        chosen = options.parse(
-            self.user_options, fields=self.option_fields, systems=self.systems or [self.system]
-        )
-        system = chosen.pop("system", self.system)
+        if self._offers_all:
+            await self._clusters.ask(self.firecrest_url)
+        names = self.known_systems()
+        default = names[0] if names else ""
+        system = options.choose_system(self.user_options, names, default)
+        here = submission.of_system(self, system)
+        chosen = options.parse(self.user_options, here.fields)
         environment = {name: str(value) for name, value in self.get_env().items()}
-        submission.check(self, system, environment)
+        submission.check(self, here, environment)
         if not hasattr(self.authenticator, "token_store"):
             raise submission.misconfigured("set c.JupyterHub.authenticator_class = 'firecrest'")
         cluster = self._cluster(system)
@@ -113,9 +117,8 @@ class FirecRESTSpawner(StoredSpawner):
         token = await self._token(cluster)
         user = await submission.cluster_user(self, self.authenticator.provider, token)
         described = await cluster.system()
-        defaults = submission.requests(self)
         options.refuse_ignored(chosen, described)
-        if unsent := options.ignored(defaults, described):
+        if unsent := options.ignored(here.defaults(chosen), described):
             cluster.warn_once(
                 f"The scheduler of {system} is reached in {described.connection_mode!r} mode, "
                 f"which ignores {', '.join(f'c.FirecRESTSpawner.req_{name}' for name in unsent)}"
@@ -128,8 +131,7 @@ class FirecRESTSpawner(StoredSpawner):
             environment=environment,
             command=[*self.cmd, *self.get_args()],
         )
-        values = {**defaults, **chosen}
-        request = submission.job_request(self, spawn, described, values, self._job_name())
+        request = submission.job_request(self, here, spawn, described, chosen, self._job_name())
         return spawn, request, token
 
     async def _token(self, cluster: Cluster) -> Secret:
@@ -235,13 +237,14 @@ class FirecRESTSpawner(StoredSpawner):
         """Check the reported address (S8) and commit it; False while nobody can say."""
         if spawn.reported is None or self._watch is None:
             return False
+        here = submission.of_system(self, spawn.system)
         try:
             spawn.address, spawn.port = await self._cluster(spawn.system).locate(
                 self._watch,
                 spawn.reported.addresses,
                 spawn.reported.port,
-                networks=submission.networks(self),
-                ports=self.port_range,
+                networks=submission.networks(here),
+                ports=here.port_range,
             )
         except (NodesUnknown, FirecRESTError, ProviderUnavailable) as error:
             self.log.info("%s: not yet connecting: %s", self._log_name, error.detail)
@@ -303,7 +306,7 @@ class FirecRESTSpawner(StoredSpawner):
         return spawn.line.start(
             environment=spawn.environment,
             command=spawn.command,
-            ports=list(self.port_range),
+            ports=list(submission.of_system(self, spawn.system).port_range),
             grace=self.grace,
         )
 

@@ -13,7 +13,7 @@ from jupyterhub import orm
 from jupyterhub.objects import Server
 from jupyterhub.spawner import Spawner
 
-from . import script
+from . import script, settings
 from .cluster import Cluster, Clusters
 from .config import SpawnerConfig
 from .handlers import Switchboard
@@ -110,6 +110,18 @@ class StoredSpawner(SpawnerConfig, Spawner):
             fast=self.fast_poll_interval,
             slow=max(float(self.poll_interval), 5.0, self.fast_poll_interval),
         )
+
+    def known_systems(self) -> list[str]:
+        """The systems that may be chosen, as far as is known without asking; the default first."""
+        named = settings.names(self.systems, self.system)
+        listed = self._clusters.listed(self.firecrest_url) if settings.ALL in named else []
+        named.extend(name for name in listed if name not in named)
+        return [name for name in named if name not in ("", settings.ALL)]
+
+    @property
+    def _offers_all(self) -> bool:
+        """Whether every system that FirecREST lists may be chosen."""
+        return bool(self.firecrest_url) and settings.ALL in self.systems
 
     def _job_name(self) -> str:
         if self.job_name:

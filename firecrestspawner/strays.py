@@ -47,7 +47,7 @@ class Strays:
         self._busy.add(user.id)
         try:
             async with self._slots:
-                for system in spawner.systems or [spawner.system]:
+                for system in spawner.known_systems():
                     await self._on(system, user, spawner)
         except Error as error:
             log.info("Stray jobs of %s were not looked for: %s", user.name, error.detail)

@@ -12,30 +12,34 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from . import address, options, output, script
+from traitlets import TraitError
+
+from . import address, output, script, settings
 from .client import JobRequest, System
 from .config import SpawnerConfig
 from .errors import ConfigurationError, OptionsError
+from .fields import FIELDS, lies_under
 from .models import Secret
 from .oidc import Provider
 from .service import ServiceAccount
+from .settings import Settings
 from .spawn import Spawn
 
 
-def check(config: SpawnerConfig, system: str, environment: Mapping[str, str]) -> None:
+def check(config: SpawnerConfig, here: Settings, environment: Mapping[str, str]) -> None:
     """Raise ConfigurationError, whose detail names the trait to set, for what cannot work."""
     if not config.firecrest_url:
         raise misconfigured("set c.FirecRESTSpawner.firecrest_url (or FIRECREST_URL)")
-    if not system:
+    if not here.system:
         raise misconfigured("set c.FirecRESTSpawner.system")
     host = urlsplit(environment["JUPYTERHUB_API_URL"]).hostname or ""
     number = address.numeric(host)
     local = host == "localhost" or (
         number is not None and (number.is_loopback or number.is_unspecified)
     )
-    if local and not any(network.is_loopback for network in networks(config)):
+    if local and not any(network.is_loopback for network in networks(here)):
         raise misconfigured(
-            f"jobs on {system} cannot reach the Hub at {host}: set "
+            f"jobs on {here.system} cannot reach the Hub at {host}: set "
             "c.FirecRESTSpawner.hub_connect_url to an address the compute nodes can reach"
         )
 
@@ -54,45 +58,53 @@ def unworkable(app: Any) -> str:
         )
     try:
         ServiceAccount(config=app.config).check()
+        # A spawner is made at the first start, which would be late to hear of a wrong setting.
+        spawner = app.spawner_class(config=app.config)
+        for system in settings.names(spawner.systems, spawner.system):
+            of_system(spawner, system)
+    except TraitError as error:
+        return str(error)
     except ConfigurationError as error:
         return error.detail
     return ""
 
 
-def networks(config: SpawnerConfig) -> list[address.IPNetwork]:
+def networks(here: Settings) -> list[address.IPNetwork]:
     """Where servers may be; empty for the addresses of their own nodes."""
-    return address.parse_networks(config.connect_networks)
+    return address.parse_networks(here.connect_networks)
 
 
-def requests(config: SpawnerConfig) -> dict[str, Any]:
-    """The values of all ``req_*`` traits that are set, a subclass's own included, by short name."""
-    return {
-        name.removeprefix("req_"): getattr(config, name)
-        for name in config.trait_names()
-        if name.startswith("req_") and getattr(config, name)
-    }
+def of_system(config: SpawnerConfig, system: str) -> Settings:
+    """What holds on ``system``. Raises ConfigurationError when that makes no sense."""
+    try:
+        return settings.on(config, system)
+    except ValueError as error:
+        raise misconfigured(f"c.FirecRESTSpawner.option_fields for {system}: {error}") from None
 
 
 def job_request(
-    config: SpawnerConfig, spawn: Spawn, system: System, values: Mapping[str, Any], job_name: str
+    config: SpawnerConfig,
+    here: Settings,
+    spawn: Spawn,
+    system: System,
+    chosen: Mapping[str, str],
+    job_name: str,
 ) -> JobRequest:
     """Render the script, and name what the API itself has fields for.
 
-    Raises OptionsError for a value that no script can carry.
+    ``here`` is what holds on the system, ``chosen`` what the user has asked for. Raises
+    OptionsError for a value that no script can carry.
     """
-    workdir = config.workdir.format(username=spawn.user)
-    if not workdir.startswith("/") or not workdir.isprintable() or "'" in workdir:
-        raise misconfigured(
-            f"c.FirecRESTSpawner.workdir gives {workdir[:100]!r}, which is no absolute path"
-        )
+    workdir = _workdir(here, chosen, spawn.user)
+    values = here.values(chosen)
     try:
         text = script.render(
-            _template(config.batch_script, system),
-            values={**values, **_admins_text(config)},
+            _template(here.batch_script, system),
+            values={**values, **_admins_text(values)},
             job_name=job_name,
             scheduler="pbs" if system.scheduler == "pbs" else "slurm",
             ticket=_ticket(config, spawn),
-            python=config.python,
+            python=here.python,
         )
     except script.ScriptError as error:
         raise OptionsError(f"The job cannot be written: {error}") from None
@@ -103,9 +115,9 @@ def job_request(
     spawn.log = output.below(workdir, values.get("output") or output.SLURM_DEFAULT)
     # FirecREST facts, 5: here the directives count for nothing, and nothing is inherited.
     fields = {
-        options.FIELDS[name].api: value
+        FIELDS[name].api: value
         for name, value in values.items()
-        if name in options.FIELDS and options.FIELDS[name].api
+        if name in FIELDS and FIELDS[name].api
     }
     return dataclasses.replace(
         request,
@@ -114,6 +126,25 @@ def job_request(
         env={"HOME": workdir, "USER": spawn.user},
         **fields,
     )
+
+
+def _workdir(here: Settings, chosen: Mapping[str, str], user: str) -> str:
+    """Where the job starts: the site's directory, or the user's choice where that is allowed."""
+    own = here.workdir.format(username=user)
+    if not own.startswith("/") or not own.isprintable() or "'" in own:
+        raise misconfigured(
+            f"c.FirecRESTSpawner.workdir gives {own[:100]!r}, which is no absolute path"
+        )
+    field = here.fields.get("workdir")
+    wanted = chosen.get("workdir") or (field.default if field else "")
+    if field is None or not wanted:
+        return own
+    allowed = [each.format(username=user) for each in field.under] or [own]
+    if not lies_under(wanted, allowed):
+        raise OptionsError(
+            f"{field.label}: {wanted[:40]!r} is not in {' or '.join(allowed)} (option 'workdir')."
+        )
+    return wanted
 
 
 def _ticket(config: SpawnerConfig, spawn: Spawn) -> str:
@@ -126,12 +157,15 @@ def _ticket(config: SpawnerConfig, spawn: Spawn) -> str:
     )
 
 
-def _admins_text(config: SpawnerConfig) -> dict[str, script.Trusted]:
-    """The values that go into the script as they are, for the deployer wrote them."""
+def _admins_text(values: Mapping[str, Any]) -> dict[str, script.Trusted]:
+    """The values that go into the script as they are, for the deployer wrote them.
+
+    No field of users' has one of these names.
+    """
     return {
-        "options": script.Trusted(" ".join(config.req_options)),
-        "prologue": script.Trusted(config.req_prologue),
-        "epilogue": script.Trusted(config.req_epilogue),
+        "options": script.Trusted(" ".join(values.get("options", ()))),
+        "prologue": script.Trusted(values.get("prologue", "")),
+        "epilogue": script.Trusted(values.get("epilogue", "")),
     }
 
 

@@ -15,7 +15,7 @@ from jupyterhub.spawner import Spawner
 from traitlets.config import Config
 from traitlets.config.loader import PyFileConfigLoader
 
-from firecrestspawner import configure
+from firecrestspawner import configure, settings
 from firecrestspawner.authenticator import FirecRESTAuthenticator
 from firecrestspawner.service import ServiceAccount
 from firecrestspawner.spawner import FirecRESTSpawner
@@ -90,9 +90,9 @@ def readme(tmp_path: Path) -> Path:
 def faults(config: Config) -> list[str]:
     """Settings that do not exist, or whose value their trait refuses."""
     found = []
-    for section, settings in config.items():
+    for section, given in config.items():
         traits = CLASSES[section].class_traits(config=True) if section in CLASSES else {}
-        found += [f"{section}.{name}" for name in settings if name not in traits]
+        found += [f"{section}.{name}" for name in given if name not in traits]
     if found:
         return found
     # A value that a trait refuses raises here.
@@ -183,20 +183,12 @@ def test_two_systems_get_what_each_needs_and_keep_nothing_of_the_other(
     required_set: None,
 ) -> None:
     spawner = FirecRESTSpawner(config=load(EXAMPLE))
-    hook = spawner.pre_spawn_hook
-    assert hook is not None
-    spawner.user_options = {"system": "rigi"}
-    hook(spawner)
-    assert (spawner.workdir, spawner.req_partition) == ("/home/{username}", "interactive")
-    assert spawner.port_range == (20000, 20999)
-    spawner.user_options = {}
-    hook(spawner)
-    assert (spawner.workdir, spawner.req_partition) == ("/scratch/{username}", "")
-    assert spawner.batch_script == "/etc/jupyterhub/alps.sh.j2"
-    assert spawner.port_range == (0, 0)
-    spawner.user_options = {"system": "../elsewhere"}
-    hook(spawner)
-    assert spawner.batch_script == ""
+    rigi, alps = settings.on(spawner, "rigi"), settings.on(spawner, "alps")
+    assert (rigi.workdir, rigi.requests["partition"]) == ("/home/{username}", "interactive")
+    assert rigi.port_range == (20000, 20999)
+    assert (alps.workdir, alps.requests) == ("/scratch/{username}", {})
+    assert alps.batch_script == "/etc/jupyterhub/alps.sh.j2"
+    assert alps.port_range == (0, 0)
 
 
 # --- configure(c) ---------------------------------------------------------------------------

@@ -11,18 +11,19 @@ from hypothesis import strategies as st
 from firecrestspawner import options
 from firecrestspawner.client import System
 from firecrestspawner.errors import OptionsError
+from firecrestspawner.fields import FIELDS
 
-ALL = list(options.FIELDS)
+ALL = list(FIELDS)
 
 
 def parse(**chosen: object) -> dict[str, str]:
-    return options.parse(chosen, fields=ALL, systems=["daint", "eiger"])
+    options.choose_system(chosen, ["daint", "eiger"], "daint")
+    return options.parse(chosen, FIELDS)
 
 
 def test_what_may_be_chosen_is_returned_without_empty_values() -> None:
     chosen = parse(system="eiger", partition="normal,debug", runtime="1-02:00:00", nodes=2, qos="")
     assert chosen == {
-        "system": "eiger",
         "partition": "normal,debug",
         "runtime": "1-02:00:00",
         "nodes": "2",
@@ -33,6 +34,7 @@ def test_what_may_be_chosen_is_returned_without_empty_values() -> None:
     ("chosen", "named"),
     [
         ({"system": "nowhere"}, "nowhere"),
+        ({"system": ["daint"]}, "a list"),
         ({"colour": "red"}, "colour"),
         ({"partition": ["normal"]}, "partition"),
         ({"partition": "a b"}, "partition"),
@@ -45,6 +47,17 @@ def test_what_may_be_chosen_is_returned_without_empty_values() -> None:
         ({"nodes": 1.5}, "nodes"),
         ({"nodes": "\u0661"}, "nodes"),
         ({"memory": "x" * 100_000}, "memory"),
+        ({"cpus": 10**5000}, "cpus"),
+        ({"system": 10**5000}, "system"),
+        ({"c" * 100_000: "x"}, "ccc"),
+        ({"account": "proj1\u2028#SBATCH --uid=0"}, "account"),
+        ({"account": "\uff50roj1"}, "account"),
+        ({"environment": "x; touch y"}, "environment"),
+        ({"workdir": "scratch/me"}, "workdir"),
+        ({"workdir": "/scratch/../root"}, "workdir"),
+        ({"workdir": "/scratch/./me"}, "workdir"),
+        ({"workdir": "/scratch/o'brien"}, "workdir"),
+        ({"workdir": "/scratch/$(id)"}, "workdir"),
         ({"prologue": "rm -rf"}, "prologue"),
         ({"options": "--uid=0"}, "options"),
     ],
@@ -60,7 +73,7 @@ def test_what_may_not_be_chosen_is_refused_by_name(chosen: dict[str, object], na
 
 def test_a_field_the_site_does_not_offer_is_refused() -> None:
     with pytest.raises(OptionsError, match="qos"):
-        options.parse({"qos": "high"}, fields=["partition"], systems=["daint"])
+        options.parse({"qos": "high"}, {"partition": FIELDS["partition"]})
 
 
 @given(st.sampled_from(ALL), st.text(max_size=60))
@@ -82,16 +95,22 @@ def test_a_posted_form_becomes_options() -> None:
     assert options.from_form(form) == {"partition": "debug"}
 
 
-def test_the_form_shows_what_was_chosen_and_escapes_it() -> None:
-    page = options.form(
-        fields=["partition"],
-        systems=["daint", "eiger"],
-        chosen={"system": "eiger", "partition": '"><script>'},
-        defaults={},
-    )
-    assert "<script>" not in page
-    assert '<option value="eiger" selected>' in page
-    assert 'for="firecrest-partition"' in page
+def test_of_a_form_with_fields_for_each_system_those_of_the_chosen_one_count() -> None:
+    form: dict[str, Any] = {
+        "system": ["eiger"],
+        "partition@daint": ["gpu"],
+        "partition@eiger": ["cpu"],
+        "nodes@daint": ["2"],
+    }
+    assert options.from_form(form) == {"system": "eiger", "partition": "cpu"}
+
+
+@pytest.mark.parametrize(
+    ("options_", "system"),
+    [({}, "daint"), ({"system": ""}, "daint"), ({"system": "eiger"}, "eiger")],
+)
+def test_who_names_no_system_gets_the_default(options_: dict[str, str], system: str) -> None:
+    assert options.choose_system(options_, ["daint", "eiger"], "daint") == system
 
 
 def test_a_system_that_ignores_directives_refuses_what_a_user_asked_it_for() -> None:

@@ -144,10 +144,10 @@ def test_what_a_cluster_calls_its_nodes_is_no_markup() -> None:
 def test_the_output_is_linked_where_the_hub_has_it_to_show() -> None:
     one = Overview("two", "daint", "42", "running", "", None, 900)
     assert "<a " not in home(one)
-    page = home(one, firecrest_output_url=lambda name: f"/hub/firecrest/output?server={name}")
+    page = home(one, firecrest_output=lambda name: f"/hub/firecrest/output?server={name}")
     assert 'href="/hub/firecrest/output?server=two"' in page
     submitting = one._replace(job_id="")
-    assert "<a " not in home(submitting, firecrest_output_url=lambda name: name)
+    assert "<a " not in home(submitting, firecrest_output=lambda name: name)
 
 
 @pytest.mark.parametrize(("left", "hidden"), [(899, False), (900, True)])

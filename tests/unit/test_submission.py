@@ -9,10 +9,11 @@ import pytest
 from jupyterhub.spawner import Spawner
 from traitlets.config import Config
 
-from firecrestspawner import channel, submission
+from firecrestspawner import channel, settings, submission
 from firecrestspawner.client import System
 from firecrestspawner.config import SpawnerConfig
 from firecrestspawner.errors import ConfigurationError, OptionsError
+from firecrestspawner.fields import FIELDS
 from firecrestspawner.models import Secret
 from firecrestspawner.spawn import Spawn
 from firecrestspawner.spawner import FirecRESTSpawner
@@ -20,8 +21,8 @@ from firecrestspawner.spawner import FirecRESTSpawner
 ENVIRONMENT = {"JUPYTERHUB_API_URL": "http://10.0.0.1:8081/prefix/hub/api"}
 
 
-def config(**settings: Any) -> SpawnerConfig:
-    return SpawnerConfig(firecrest_url="http://api", system="daint", **settings)
+def config(**traits: Any) -> SpawnerConfig:
+    return SpawnerConfig(firecrest_url="http://api", system="daint", **traits)
 
 
 def spawn() -> Spawn:
@@ -35,14 +36,17 @@ def spawn() -> Spawn:
     )
 
 
-def request(system: System, values: dict[str, Any], **settings: Any) -> Any:
-    return submission.job_request(config(**settings), spawn(), system, values, "hub-1")
+def request(system: System, chosen: dict[str, Any], **traits: Any) -> Any:
+    made = config(option_fields=list(FIELDS), **traits)
+    here = settings.on(made, "daint")
+    return submission.job_request(made, here, spawn(), system, chosen, "hub-1")
 
 
 def test_a_script_carries_the_ticket_and_no_other_secret() -> None:
     """S1."""
     one = spawn()
-    made = submission.job_request(config(), one, System("daint"), {}, "hub-1")
+    here = settings.on(config(), "daint")
+    made = submission.job_request(config(), here, one, System("daint"), {}, "hub-1")
     text = made.script.reveal()
     assert "hub-token" not in text
     assert one.line.secret.reveal() not in text
@@ -117,19 +121,20 @@ def test_pbs_has_its_own_script() -> None:
 )
 def test_a_hub_that_jobs_cannot_reach_is_refused_unless_the_cluster_is_here(api: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        submission.check(config(), "daint", {"JUPYTERHUB_API_URL": api})
+        submission.check(config(), settings.on(config(), "daint"), {"JUPYTERHUB_API_URL": api})
     assert "hub_connect_url" in caught.value.detail
     here = config(connect_networks=["127.0.0.2/32"])
-    submission.check(here, "daint", {"JUPYTERHUB_API_URL": api})
+    submission.check(here, settings.on(here, "daint"), {"JUPYTERHUB_API_URL": api})
 
 
 @pytest.mark.parametrize(
     ("missing", "named"), [("firecrest_url", "FIRECREST_URL"), ("system", "system")]
 )
 def test_what_is_not_set_is_named(missing: str, named: str) -> None:
-    settings = {"firecrest_url": "http://api", "system": "daint"} | {missing: ""}
+    traits = {"firecrest_url": "http://api", "system": "daint"} | {missing: ""}
+    made = SpawnerConfig(**traits)
     with pytest.raises(ConfigurationError) as caught:
-        submission.check(SpawnerConfig(**settings), settings["system"], ENVIRONMENT)
+        submission.check(made, settings.on(made, traits["system"]), ENVIRONMENT)
     assert named in caught.value.detail
 
 

@@ -17,6 +17,7 @@ from firecrestspawner.client import JobRequest, System
 from firecrestspawner.cluster import Clusters
 from firecrestspawner.errors import Error, NotFound
 from firecrestspawner.handlers import Switchboard
+from firecrestspawner.isolation import Guard
 from firecrestspawner.models import Job, JobState, Listing, Secret, TokenSet
 from firecrestspawner.service import ServiceAccount
 from firecrestspawner.spawner import FirecRESTSpawner
@@ -35,6 +36,9 @@ class Api:
 
     def __init__(self) -> None:
         self.described = System("daint")
+        #: Further systems; an error is raised in place of the whole list.
+        self.others: list[System] = []
+        self.systems_error: Error | None = None
         self.submits: list[str | Error] = []
         self.requests: list[JobRequest] = []
         self.jobs_by_id: dict[str, Job] = {}
@@ -46,11 +50,17 @@ class Api:
         #: What jobs were started and cancelled with.
         self.tokens: list[str] = []
 
+    def guard(self, system: str) -> Guard:
+        return Guard(system)
+
     def put(self, *jobs: Job) -> None:
         self.jobs_by_id |= {job.id: job for job in jobs}
 
     async def systems(self, token: Secret) -> dict[str, System]:
-        return {self.described.name: self.described}
+        self.calls.append("systems")
+        if self.systems_error is not None:
+            raise self.systems_error
+        return {each.name: each for each in (self.described, *self.others)}
 
     async def nodes(self, token: Secret, system: str) -> dict[str, tuple[str, ...]]:
         return {"nid001": ("10.1.0.1",)}

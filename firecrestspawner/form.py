@@ -1,0 +1,92 @@
+"""How does the spawn form look: which fields of which systems, and what is said beside them?
+
+Rendered from memory: no page waits for FirecREST. A browser without scripts shows the fields of all
+systems, each under its name; what is posted for another system than the chosen one does not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import jinja2
+
+from .client import System
+from .fields import Field
+from .options import OF, ignored
+from .settings import Settings
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One system in the form.
+
+    ``trouble`` is what is known to be wrong with it, ``described`` how FirecREST describes it, if
+    that is known.
+    """
+
+    settings: Settings
+    trouble: str = ""
+    described: System | None = None
+
+    @property
+    def lost(self) -> list[Field]:
+        """The fields that the system has no way to honour."""
+        if self.described is None:
+            return []
+        names = ignored(self.settings.fields, self.described)
+        return [self.settings.fields[name] for name in names]
+
+    @property
+    def fields(self) -> list[Field]:
+        lost = self.lost
+        return [field for field in self.settings.fields.values() if field not in lost]
+
+    @property
+    def empty(self) -> dict[str, str]:
+        """What each field means when it is left empty."""
+        requests = self.settings.requests
+        found = {}
+        for field in self.fields:
+            value = field.default or (
+                self.settings.workdir if field.name == "workdir" else requests.get(field.name)
+            )
+            found[field.name] = field.choices.get(str(value), str(value)) if value else field.unset
+        return found
+
+    def same_fields(self, other: Panel) -> bool:
+        """Whether one set of fields serves both systems."""
+        return (self.fields, self.empty, self.lost) == (other.fields, other.empty, other.lost)
+
+
+@lru_cache(maxsize=1)
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("firecrestspawner"), autoescape=True, trim_blocks=True
+    )
+    return environment.get_template("form.html")
+
+
+def render(panels: Sequence[Panel], chosen: Mapping[str, Any]) -> str:
+    """The HTML of the form; ``chosen`` pre-fills it. Empty when there is nothing to choose.
+
+    Parameters
+    ----------
+    panels: the systems that may be chosen, the default one first.
+    chosen: earlier options.
+    """
+    if not panels or (len(panels) == 1 and not panels[0].settings.fields):
+        return ""
+    names = [panel.settings.system for panel in panels]
+    wanted = chosen.get("system")
+    common = all(panel.same_fields(panels[0]) for panel in panels[1:])
+    return _template().render(
+        panels=panels,
+        shown=panels[:1] if common else panels,
+        common=common,
+        mark=OF,
+        system=wanted if wanted in names else names[0],
+        chosen=chosen,
+    )

@@ -1,0 +1,137 @@
+"""Does a start on one of several systems use that system's settings, and no other's?"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from firecrestspawner import spawner as spawner_module
+from firecrestspawner.client import System
+from firecrestspawner.errors import OptionsError, Unreachable
+from tests.unit.spawner.scene import Api, Scene
+
+TWO = {
+    "daint": {"req_partition": "gpu", "workdir": "/scratch/{username}"},
+    "eiger": {"display_name": "Eiger", "option_fields": {"nodes": {"maximum": 2}}},
+}
+
+
+@pytest.fixture(autouse=True)
+def eiger(api: Api) -> None:
+    api.others = [System("eiger", scheduler="pbs")]
+
+
+async def prepared(scene: Scene, name: str = "", **options: Any) -> Any:
+    spawner = scene.spawner(name)
+    spawner.user_options = options
+    return await spawner._prepare()
+
+
+async def test_two_servers_at_once_each_have_what_their_system_needs(scene: Scene) -> None:
+    scene.config.FirecRESTSpawner.systems = TWO
+    one, two = await asyncio.gather(
+        prepared(scene, "one", system="daint"), prepared(scene, "two", system="eiger", nodes=2)
+    )
+    assert (one[0].system, two[0].system) == ("daint", "eiger")
+    daint, eiger = one[1], two[1]
+    assert "#SBATCH --partition=gpu\n" in daint.script.reveal()
+    assert daint.working_directory == "/scratch/alice"
+    assert "#PBS -l select=2\n" in eiger.script.reveal()
+    assert "gpu" not in eiger.script.reveal().split("FIRECREST_TICKET")[0]
+    assert eiger.working_directory == "/home/alice"
+
+
+async def test_what_one_system_offers_another_need_not(scene: Scene) -> None:
+    scene.config.FirecRESTSpawner.systems = TWO
+    with pytest.raises(OptionsError, match="'nodes'"):
+        await prepared(scene, system="daint", nodes=2)
+    with pytest.raises(OptionsError, match="at most 2"):
+        await prepared(scene, system="eiger", nodes=3)
+    with pytest.raises(OptionsError, match="'account'"):
+        await prepared(scene, system="eiger", account="a")
+
+
+async def test_the_users_directory_is_below_what_the_site_allows(scene: Scene) -> None:
+    scene.config.FirecRESTSpawner.option_fields = ["workdir"]
+    _, request, _ = await prepared(scene, workdir="/home/alice/project")
+    assert request.working_directory == "/home/alice/project"
+    with pytest.raises(OptionsError, match="workdir"):
+        await prepared(scene, workdir="/home/bob")
+    under = {"workdir": {"under": ["/scratch/{username}", "/store"], "default": "/store/x"}}
+    scene.config.FirecRESTSpawner.option_fields = under
+    for wanted, got in (("/scratch/alice/x", "/scratch/alice/x"), ("", "/store/x")):
+        _, request, _ = await prepared(scene, "named", workdir=wanted)
+        assert request.working_directory == got
+    with pytest.raises(OptionsError, match="/scratch/alice or /store"):
+        await prepared(scene, "named", workdir="/home/alice")
+
+
+# --- every system that FirecREST lists ------------------------------------------------------
+
+
+async def test_all_that_are_listed_may_be_chosen_and_no_other(scene: Scene, api: Api) -> None:
+    scene.config.FirecRESTSpawner.systems = ["*"]
+    spawn, _, _ = await prepared(scene, system="eiger")
+    assert spawn.system == "eiger"
+    for name in ("nowhere", "*", ""):
+        spawner = scene.spawner("named")
+        spawner.user_options = {"system": name}
+        if name:
+            with pytest.raises(OptionsError, match="no system called"):
+                await spawner._prepare()
+        else:
+            assert (await spawner._prepare())[0].system == "daint"
+    known = {system for _, system in spawner._clusters._clusters}
+    assert known == {"daint", "eiger"}, "what a user makes up gets no monitor"
+    assert api.calls.count("systems") == 1
+
+
+async def test_a_list_that_cannot_be_had_is_not_taken_for_an_empty_one(
+    scene: Scene, api: Api
+) -> None:
+    scene.config.FirecRESTSpawner.systems = ["*"]
+    api.systems_error = Unreachable("The cluster's API is away.")
+    with pytest.raises(Unreachable):
+        await prepared(scene, system="eiger")
+
+
+async def test_the_form_shows_them_and_waits_for_no_list_it_has_seen(
+    scene: Scene, api: Api
+) -> None:
+    """C3."""
+    scene.config.FirecRESTSpawner.systems = ["*"]
+    spawner = scene.spawner()
+    for _ in range(3):
+        page = await spawner.get_options_form()
+        assert 'value="daint" selected' in page and 'value="eiger"' in page
+    assert api.calls.count("systems") == 1
+
+
+async def test_the_form_is_there_although_firecrest_does_not_answer(
+    scene: Scene, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R8."""
+    monkeypatch.setattr(spawner_module, "GLANCE", 0.05)
+    scene.config.FirecRESTSpawner.systems = ["*"]
+    never = asyncio.Event()
+
+    async def systems(token: Any) -> dict[str, System]:
+        await never.wait()
+        return {}
+
+    api.systems = systems  # type: ignore[method-assign]
+    page = await asyncio.wait_for(scene.spawner().get_options_form(), 5)
+    assert 'name="partition"' in page
+    assert "eiger" not in page
+
+
+async def test_trouble_is_shown_beside_the_system(scene: Scene, api: Api) -> None:
+    """R9."""
+    scene.config.FirecRESTSpawner.systems = TWO
+    api.others = [System("eiger", unhealthy=("scheduler",))]
+    await prepared(scene)
+    page = await scene.spawner("named").get_options_form()
+    assert ">Eiger (has trouble)<" in page
+    assert "eiger has trouble with its scheduler." in page
