@@ -145,6 +145,14 @@ READ_ONLY = Cause(
 KILLED = Cause(
     "killed", "The server was killed.", "Perhaps it needed more memory than it had. " + _ADMINS
 )
+STOPPED = Cause(
+    "stopped",
+    "It was stopped from outside the Hub: cancelled, preempted, or with its node.",
+    "Start again. If it was not you who cancelled it, ask the centre's support why.",
+)
+SHUT_DOWN = Cause(
+    "shut-down", "The server was shut down from inside: by its user, or since nobody used it."
+)
 UNREACHABLE = Cause(
     "port-not-reached",
     "The server runs, but the Hub could not connect to it on its compute node.",
@@ -245,10 +253,14 @@ def cause_of(traces: Traces) -> Cause:
             return cause
     if (read := _read(traces.lines)) is not None:
         return read
-    if traces.exit_reason.startswith("killed by signal"):
-        return KILLED
     if job is not None and job.state is JobState.CANCELLED:
         return CANCELLED
+    if traces.exit_reason.startswith("killed by signal"):
+        return KILLED
+    if traces.exit_reason.startswith("stopped by SIG"):
+        return STOPPED
+    if traces.exit_code == 0:
+        return SHUT_DOWN
     if job is not None and job.state is JobState.FAILED and job.signal == NO_WORKDIR:
         return WORKDIR
     return UNKNOWN

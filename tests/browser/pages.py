@@ -152,7 +152,7 @@ class Window:
         return said.removeprefix("Error: ").removeprefix("Spawn failed: ")
 
     def _refused(self) -> str | None:
-        places = ".spawn-error-msg, #progress-message, h1 ~ p"
+        places = ".spawn-error-msg, #progress-message, #firecrest-ending > :first-child, h1 ~ p"
         texts = [each.text for each in self.browser.find_elements(By.CSS_SELECTOR, places)]
         if "spawn-pending" not in self.browser.current_url:
             return next(iter(texts), None)

@@ -45,6 +45,12 @@ def shown(page: str, name: str) -> str:
     return html.unescape(found[1])
 
 
+def cause(page: str) -> str:
+    """The name of the cause that a page of a server that does not run gives."""
+    found = re.search(r'data-cause="([^"]*)"', page)
+    return found[1] if found else ""
+
+
 def tails(site: Site) -> int:
     return site.requests().count("tail")
 
@@ -67,7 +73,7 @@ def test_a_start_without_its_command_is_explained_and_begun_again(
 
     answer = alice.look_at(alice.hub("spawn-pending/alice/big"))
     page = answer.text
-    assert answer.status_code == 500 and 'data-cause="missing-command"' in page
+    assert answer.status_code == 500 and cause(page) == "missing-command"
     assert shown(page, "firecrest-job") == job.id
     assert f"[firecrestspawner] {SAID}" in shown(page, "firecrest-lines")
     assert tails(site) == 1, "reading the page costs nothing"
@@ -82,7 +88,7 @@ def test_a_start_without_its_command_is_explained_and_begun_again(
     admin = visit("admin")
     assert admin.look_at(output).status_code == 404
     seen = admin.look_at(admin.hub("spawn-pending/alice/big"))
-    assert "missing-command" in seen.text and "firecrest-lines" not in seen.text
+    assert cause(seen.text) == "missing-command" and "firecrest-lines" not in seen.text
 
     (home / BROKEN).unlink()
     retry = Page(str(answer.url), page).form_with("runtime")
@@ -95,3 +101,28 @@ def test_a_start_without_its_command_is_explained_and_begun_again(
     assert "01:00:00" in options[0]
     assert "the server listens on port" in shown(alice.look_at(output).text, "firecrest-lines")
     alice.stop("big")
+
+
+def test_a_server_that_was_cancelled_from_outside_is_said_to_have_been(
+    site: Site, alice: Person
+) -> None:
+    """So is one that is shut down from inside; one that its user stops is no news."""
+    alice.start()
+    job = site.job("alice")
+    site.executor.cancel("alice", job.id, False)
+    alice.wait_until_gone()
+    page = alice.look_at(alice.hub("spawn-pending/alice")).text
+    # The launcher's goodbye, or the scheduler's word for it if that was seen before.
+    assert cause(page) in ("stopped", "cancelled") and shown(page, "firecrest-job") == job.id
+    output = alice.look_at(alice.hub("firecrest/output"))
+    assert "stopped by SIGTERM" in shown(output.text, "firecrest-lines")
+
+    alice.start()
+    alice.open_lab()
+    alice.api("POST", alice.lab("api/shutdown"))
+    alice.wait_until_gone()
+    assert cause(alice.look_at(alice.hub("user/alice/lab")).text) == "shut-down"
+
+    alice.start()
+    alice.stop()
+    assert cause(alice.look_at(alice.hub("user/alice/lab")).text) == ""

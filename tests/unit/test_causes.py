@@ -55,7 +55,9 @@ def test_the_end_of_a_log_tells_the_cause(name: str, log: str) -> None:
         ),
         (Traces(exit_reason="killed by signal 9 (Killed), perhaps out of memory"), "killed"),
         (Traces(exit_reason="stopped by SIGTERM", walltime=20), "time-limit"),
-        (Traces(exit_reason="stopped by SIGTERM", walltime=3000), "unknown"),
+        (Traces(exit_reason="stopped by SIGTERM", walltime=3000), "stopped"),
+        (Traces(exit_reason="stopped by SIGTERM"), "stopped"),
+        (Traces(exit_code=0, exit_reason="exited with code 0", walltime=3000), "shut-down"),
         (Traces(), "unknown"),
     ],
 )
