@@ -72,7 +72,7 @@ async def choose(
     addresses: Sequence[str],
     port: int,
     *,
-    job_nodes: str,
+    job_nodes: str | None,
     nodes: Mapping[str, Sequence[str]],
     networks: Sequence[IPNetwork],
     own: Collection[IPAddress],
@@ -84,7 +84,8 @@ async def choose(
     Parameters
     ----------
     addresses: host names and numeric addresses, in the job's own order of preference.
-    job_nodes: the hostlist of the job's nodes, as the service account sees it.
+    job_nodes: the hostlist of the job's nodes, as the service account sees it; None where the
+        scheduler does not say. Then the job's own word for it is taken, among the system's nodes.
     nodes: the system's node list: each node's name, and the addresses known for it.
     networks: where servers may be; empty for exactly the addresses of the job's nodes.
     own: the Hub's and the proxy's addresses.
@@ -96,12 +97,14 @@ async def choose(
     low, high = ports
     if (low or high) and not low <= port <= high:
         raise AddressRefused(f"{_REFUSED}: port {port} is outside {low}-{high}.")
-    job_names = expand(job_nodes)
+    job_names = _claimed(addresses, nodes) if job_nodes is None else expand(job_nodes)
     known = {name: nodes[name] for name in job_names if name in nodes}
     if not known or len(known) != len(job_names):
         raise AddressRefused(
             f"{_REFUSED}: the job does not run on nodes of the system.",
-            detail=f"the job's nodes {job_nodes[:200]!r} are not in the system's node list",
+            detail=f"the job's nodes {job_nodes[:200]!r} are not in the system's node list"
+            if job_nodes is not None
+            else f"{', '.join(addresses)[:200]} are no nodes in the system's node list",
         )
     if not networks:
         networks = await _networks_of(known, resolve)
@@ -134,14 +137,26 @@ async def _numbers(
     address = numeric(reported)
     if address is not None:
         return [address]
-    short = reported.split(".", 1)[0]
     for node, names in known.items():
-        if reported in (node, *names) or short == node:
+        if _is_called(reported, node, names):
             found: list[IPAddress] = []
             for name in names or (node,):
                 found += await _resolved(name, resolve)
             return found or await _resolved(node, resolve)
     return []
+
+
+def _claimed(addresses: Sequence[str], nodes: Mapping[str, Sequence[str]]) -> list[str]:
+    """The system's nodes that the job's addresses are names or numbers of."""
+    return [
+        node
+        for node, names in nodes.items()
+        if any(_is_called(reported, node, names) for reported in addresses)
+    ]
+
+
+def _is_called(reported: str, node: str, names: Sequence[str]) -> bool:
+    return reported in (node, *names) or reported.split(".", 1)[0] == node
 
 
 async def _resolved(name: str, resolve: Resolve) -> list[IPAddress]:

@@ -29,7 +29,7 @@ MAX_BODY = 16 * 1024
 
 _SPAWN_ID = re.compile(r"[0-9a-f]{16}")
 _NONCE = re.compile(r"[0-9a-f]{32}")
-_JOB_ID = re.compile(r"[A-Za-z0-9_.\[\]@:+-]{1,100}")
+_JOB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\[\]@:+-]{0,99}")
 _TICKET = re.compile(r"([0-9a-f]{16})\.([A-Za-z0-9_-]{20,100})")
 _ADDRESS = re.compile(r"[A-Za-z0-9.:%_-]{1,255}")
 
@@ -141,7 +141,8 @@ def _hello(raw: dict[str, Any]) -> Hello:
         spawn_id=match[1],
         ticket_secret=Secret(match[2]),
         nonce=_matching(raw, "nonce", _NONCE),
-        job_id=_matching(raw, "job_id", _JOB_ID),
+        # PBS_JOBID is "1234.server", and FirecREST calls that job "1234": its paths take no dot.
+        job_id=_matching(raw, "job_id", _JOB_ID).partition(".")[0],
     )
 
 

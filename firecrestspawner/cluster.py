@@ -223,21 +223,26 @@ class Cluster:
             job = await self.monitor.confirm(watch)
         if watch.stranger:
             raise stranger(watch, self.name)
-        if job is None or not job.nodes:
+        told = job is not None and bool(job.nodes)
+        if job is None or not (told or await self._tells_no_node(job)):
             raise NodesUnknown("The cluster has not said yet on which node the job runs.")
         nodes = await self._nodes.get(LIST_AGE)
-        if not set(address.expand(job.nodes)) <= set(nodes):
+        if told and not set(address.expand(job.nodes)) <= set(nodes):
             nodes = await self._nodes.get(max_age=10.0)
         return await address.choose(
             addresses,
             port,
-            job_nodes=job.nodes,
+            job_nodes=job.nodes if told else None,
             nodes=nodes,
             networks=networks,
             own=self._own,
             ports=ports,
             resolve=resolve,
         )
+
+    async def _tells_no_node(self, job: Job) -> bool:
+        """Whether the job runs, and this scheduler never says where: PBS, through FirecREST."""
+        return job.state is JobState.RUNNING and (await self.system()).scheduler == "pbs"
 
 
 def stranger(watch: Watch, system: str) -> AddressRefused:

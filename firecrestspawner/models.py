@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .states import JobState as JobState  # whoever reads a job reads its state
+from .states import is_pbs, pbs_end
 
 #: Jobs' free-text fields are cut to this many characters wherever they are kept or shown.
 TEXT_LIMIT = 300
@@ -53,7 +54,7 @@ class Job:
     """One job as FirecREST describes it; times are Unix seconds or None.
 
     Fields as in the API description's ``JobModelOutput``. ``nodes`` is the scheduler's hostlist
-    expression, empty while pending.
+    expression, empty while pending, and always with PBS.
     """
 
     id: str
@@ -87,11 +88,20 @@ class Job:
         state_text = _text(status.get("state"))
         nodes = _text(row.get("nodes"), limit=10_000)
         reason = _text(status.get("stateReason"))
+        state, code, signal = (
+            JobState.parse(state_text),
+            *map(_number, (status.get("exitCode"), status.get("interruptSignal"))),
+        )
+        if is_pbs(state_text):
+            # What FirecREST calls a PBS job's nodes is what was asked for, such as "1:ppn=4".
+            nodes = ""
+            if state is JobState.COMPLETED and code:
+                state, code, signal = pbs_end(code)
         return cls(
             id=_text(row["jobId"]),
             name=_text(row.get("name")),
             user=_text(row.get("user")),
-            state=JobState.parse(state_text),
+            state=state,
             state_text=state_text,
             reason="" if reason == "None" else reason,
             nodes="" if nodes == "None assigned" else nodes,
@@ -100,8 +110,8 @@ class Job:
             start=_seconds(times.get("start")),
             end=_seconds(times.get("end")),
             limit=_seconds(times.get("limit")),
-            exit_code=_number(status.get("exitCode")),
-            signal=_number(status.get("interruptSignal")),
+            exit_code=code,
+            signal=signal,
         )
 
     def belongs_to(self, user: str, name: str) -> bool:

@@ -20,6 +20,9 @@ from .tokens import read_session
 TEMPLATES = str(Path(__file__).with_name("templates") / "hub")
 
 
+A_MINUTE = 60
+
+
 class Notice(NamedTuple):
     """The session has ``ended``, or ends in about ``minutes`` (at least 1)."""
 
@@ -51,9 +54,9 @@ class Overview(NamedTuple):
         """In words, as the page's own script goes on to write it."""
         if self.left is None:
             return ""
-        if self.left < 60:
+        if self.left < A_MINUTE:
             return "less than a minute" if self.left > 0 else "none"
-        minutes = self.left // 60
+        minutes = self.left // A_MINUTE
         parts = ((minutes // 1440, "d"), (minutes // 60 % 24, "h"), (minutes % 60, "min"))
         return " ".join(f"{number} {unit}" for number, unit in parts if number)
 
@@ -64,6 +67,7 @@ def overview(
     name: str,
     system: str,
     job_id: str,
+    host: str,
     ready: bool,
     stopping: bool,
     warning: int,
@@ -71,22 +75,23 @@ def overview(
 ) -> Overview:
     """What there is to say of the server ``name``, from what the Hub already knows (C3).
 
-    ``job`` is the monitor's last word on its job. ``ready`` and ``stopping`` are the Hub's, and
-    newer than that. ``warning`` is minutes. The end is start plus limit: a job that is suspended
-    has none, for the scheduler moves it.
+    ``job`` is the monitor's last word on its job, ``host`` where the server itself says it is.
+    ``ready`` and ``stopping`` are the Hub's, and newer than that. ``warning`` is minutes. The end
+    is start plus limit. A job that is suspended has none, for the scheduler moves it; and a start
+    that is yet to come was told by another clock.
     """
     now = time.time() if now is None else now
     left = None
     if job is not None and job.state is JobState.RUNNING and job.start and job.limit:
-        left = max(0, int(job.start + job.limit - now))
+        left = max(0, int(job.start + job.limit - now)) if job.start < now + A_MINUTE else None
     return Overview(
         name=name,
         system=system,
         job_id=job_id,
         state=_state(job, job_id, ready=ready, stopping=stopping),
-        node=job.nodes if job is not None else "",
+        node=(job.nodes if job is not None else "") or host,
         left=left,
-        warning=60 * warning,
+        warning=A_MINUTE * warning,
     )
 
 

@@ -68,6 +68,30 @@ def _parsed(text: str) -> JobState:
     return states[0]
 
 
+def is_pbs(text: str) -> bool:
+    """Whether a state is one of PBS's letters."""
+    return len(text) == 1
+
+
+def pbs_end(status: int) -> tuple[JobState, int, int]:
+    """How a finished PBS job ended, by its ``Exit_status`` other than 0: state, exit code, signal.
+
+    From 256 on it is a signal (on some systems from 128 on, as a shell says it); a negative one is
+    PBS's own word (PBS Professional Administrator's Guide, "Job Exit Status Codes"; pbs_error.h).
+    """
+    if status < 0:
+        return _PBS_ENDS.get(status, JobState.FAILED), 1, 0
+    if status >= 128:
+        return JobState.FAILED, 0, status % 128
+    return JobState.FAILED, status, 0
+
+
+_PBS_ENDS = {
+    -26: JobState.OUT_OF_MEMORY,  # JOB_EXEC_KILL_VMEM
+    -27: JobState.OUT_OF_MEMORY,  # JOB_EXEC_KILL_MEM
+    -29: JobState.TIMEOUT,  # JOB_EXEC_KILL_WALLTIME
+}
+
 _TERMINAL = frozenset(
     {
         JobState.COMPLETED,

@@ -269,6 +269,7 @@ class StoredSpawner(SpawnerConfig, Spawner):
             name=self.name,
             system=spawn.system,
             job_id=spawn.job_id,
+            host=next(iter(spawn.reported.addresses), "") if spawn.reported else "",
             ready=self.ready,
             stopping=bool(spawn.line.ended),
             warning=self.walltime_warning,

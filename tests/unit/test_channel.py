@@ -39,6 +39,17 @@ def test_a_hello_is_read_with_its_ticket_taken_apart() -> None:
     message = read(hello(line))
     assert isinstance(message, channel.Hello)
     assert (message.spawn_id, message.nonce, message.job_id) == (line.spawn_id, NONCE, "17")
+
+
+@pytest.mark.parametrize(
+    ("said", "number"), [("1234.pbs01", "1234"), ("1234.pbs01.example.org", "1234"), ("17", "17")]
+)
+def test_a_jobs_number_is_the_one_that_firecrest_has_for_it(said: str, number: str) -> None:
+    """FirecREST cuts PBS's at the first dot, and its paths take letters and digits only."""
+    line = channel.Line.new()
+    raw = {"message": "hello", "ticket": line.ticket.reveal(), "nonce": NONCE, "job_id": said}
+    message, _ = channel.parse(json.dumps(raw).encode())
+    assert isinstance(message, channel.Hello) and message.job_id == number
     assert message.ticket_secret == line.ticket_secret
 
 

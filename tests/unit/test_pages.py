@@ -47,7 +47,7 @@ def test_a_session_without_an_end_is_no_news() -> None:
 
 
 def seen(job: Job | None, **known: Any) -> Overview:
-    hub = {"job_id": "42", "ready": True, "stopping": False, "warning": 15, **known}
+    hub = {"job_id": "42", "host": "", "ready": True, "stopping": False, "warning": 15, **known}
     return overview(job, name="", system="daint", now=NOW, **hub)
 
 
@@ -58,6 +58,11 @@ def job(state: JobState, **fields: Any) -> Job:
 def test_what_is_known_of_a_running_job_is_said() -> None:
     running = job(JobState.RUNNING, nodes="nid001", start=int(NOW) - 600, limit=3600)
     assert seen(running) == Overview("", "daint", "42", "running", "nid001", 3000, 900)
+
+
+def test_a_server_says_where_it_is_if_the_scheduler_does_not() -> None:
+    assert seen(job(JobState.RUNNING), host="r1i0n3").node == "r1i0n3"
+    assert seen(job(JobState.RUNNING, nodes="nid001"), host="elsewhere").node == "nid001"
 
 
 @pytest.mark.parametrize(
@@ -92,6 +97,7 @@ def test_a_site_warns_when_it_wants_or_never() -> None:
         None,
         job(JobState.RUNNING, start=int(NOW)),
         job(JobState.RUNNING, limit=60),
+        job(JobState.RUNNING, start=int(NOW) + 3600, limit=60),
         job(JobState.SUSPENDED, start=int(NOW), limit=60),
         job(JobState.PENDING, start=int(NOW), limit=60),
     ],

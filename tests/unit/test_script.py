@@ -287,6 +287,7 @@ def test_the_pbs_template_writes_each_field_as_qsub_knows_it() -> None:
         f"-N {NAME}",
         "-r n",
         "-j oe",
+        "-S /bin/bash",
         "-o jupyter.log",
         "-q workq",
         "-A proj1",
