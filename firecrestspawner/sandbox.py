@@ -11,7 +11,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import FunctionLoader, StrictUndefined, TemplateError, TemplateNotFound, Undefined
+from jinja2 import (
+    FunctionLoader,
+    StrictUndefined,
+    TemplateError,
+    TemplateNotFound,
+    Undefined,
+    meta,
+)
 from jinja2.runtime import BlockReference, Context
 from jinja2.sandbox import SandboxedEnvironment
 
@@ -63,6 +70,18 @@ def fill(template: str | Path, context: Mapping[str, object], shipped: Shipped) 
         raise ScriptError(
             f"The batch script template cannot be rendered: {type(error).__name__}."
         ) from None
+
+
+def mentioned(template: str | Path, shipped: Shipped) -> set[str] | None:
+    """The names of all values that a template uses, and the ones that it extends or includes.
+
+    None where one of those is named by a value, so that nobody can tell. Parameters and errors are
+    those of `fill`.
+    """
+    try:
+        return _Templates(template, shipped).mentioned()
+    except (TemplateError, RecursionError):
+        return None  # whoever fills it reads what is wrong
 
 
 def mark(value: object) -> object:
@@ -152,6 +171,20 @@ class _Templates(SandboxedEnvironment):
 
     def fill(self, context: Mapping[str, object]) -> str:
         return self.from_string(self._source).render(context)
+
+    def mentioned(self) -> set[str] | None:
+        names: set[str] = set()
+        sources, seen = [self._source], {""}
+        while sources:
+            parsed = self.parse(sources.pop())
+            names |= meta.find_undeclared_variables(parsed)
+            for name in meta.find_referenced_templates(parsed):
+                if name is None or (source := self._named(name)) is None:
+                    return None
+                if name not in seen:
+                    seen.add(name)
+                    sources.append(source)
+        return names
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         """`str.format` of trusted text: its result holds values, and is trusted no more."""

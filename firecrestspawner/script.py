@@ -31,7 +31,7 @@ import json
 import re
 import shlex
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -51,6 +51,7 @@ __all__ = [
     "quote",
     "render",
     "shipped_template",
+    "unused",
 ]
 
 Scheduler = Literal["slurm", "pbs"]
@@ -228,6 +229,15 @@ def render(
     rest = MARK.sub(in_body, "".join(body))
     assigned = [f"{name}={quote(text)}\n" for text, name in variables.items()]
     return top + _preamble(ticket) + "".join(assigned) + "\n" + rest
+
+
+def unused(template: str | Path, names: Iterable[str]) -> list[str]:
+    """Those of the values called `names` that a template never looks at, so far as can be told.
+
+    `template` is its text, or a path. Raises ScriptError for one that cannot be read.
+    """
+    mentioned = sandbox.mentioned(template, _named)
+    return [] if mentioned is None else [name for name in names if name not in mentioned]
 
 
 def _text(template: str | Path, context: Mapping[str, object]) -> str:

@@ -97,9 +97,12 @@ def job_request(
     """
     workdir = _workdir(here, chosen, spawn.user)
     values = here.values(chosen)
+    template = _template(here.batch_script, system)
     try:
+        if system.honours_directives:
+            _refuse_unused(template, chosen, system)
         text = script.render(
-            _template(here.batch_script, system),
+            template,
             values={**values, **_admins_text(values)},
             job_name=job_name,
             scheduler="pbs" if system.scheduler == "pbs" else "slurm",
@@ -126,6 +129,16 @@ def job_request(
         env={"HOME": workdir, "USER": spawn.user},
         **fields,
     )
+
+
+def _refuse_unused(template: str | Path, chosen: Mapping[str, str], system: System) -> None:
+    """Raise OptionsError for what the user asked for and the batch script would not pass on."""
+    asked = [name for name in chosen if name in FIELDS and not FIELDS[name].ours]
+    for name in script.unused(template, asked):
+        raise OptionsError(
+            f"{FIELDS[name].label} cannot be asked for on {system.name}: its batch script does "
+            f"not use it (option {name!r})."
+        )
 
 
 def _workdir(here: Settings, chosen: Mapping[str, str], user: str) -> str:

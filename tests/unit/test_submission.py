@@ -104,6 +104,20 @@ def test_a_name_that_is_no_script_for_the_system_is_refused_with_those_that_are(
     assert "slurm, slurm-apptainer, slurm-container" in caught.value.detail
 
 
+def test_what_the_batch_script_would_leave_out_is_refused_rather_than_lost() -> None:
+    """What a template uses that this one extends counts, and so does what a condition asks."""
+    pbs, slurm = System("daint", scheduler="pbs"), System("daint")
+    with pytest.raises(OptionsError, match=r"^QoS cannot be asked for on daint: .*'qos'"):
+        request(pbs, {"qos": "high"})
+    with pytest.raises(OptionsError, match="'image'"):
+        request(slurm, {"image": "/x.sif"})
+    launch = "{% block launch %}{% if image %}x {% endif %}{{cmd}}{% endblock %}"
+    own = '{% extends "slurm.sh.j2" %}' + launch
+    request(slurm, {"image": "/x.sif", "qos": "high"}, batch_script=own)
+    request(slurm, {"qos": "high"}, batch_script="{% extends output or 'slurm.sh.j2' %}")
+    request(System("daint", connection_mode="rest"), {"constraint": "gpu"}, batch_script="{{cmd}}")
+
+
 def test_pbs_has_its_own_script() -> None:
     text = request(System("daint", scheduler="pbs"), {}).script.reveal()
     assert "#PBS -N hub-1" in text
