@@ -71,6 +71,18 @@ class Window:
         assert element is not None
         return element
 
+    def press(self, selector: str) -> None:
+        """Press a button of the home page once its script, which comes after the page, listens."""
+        button = self.see(selector)
+        listens = (
+            "const $ = window.require?.defined?.('jquery') && require('jquery');"
+            "return Boolean($ && $._data(arguments[0], 'events'))"
+        )
+        self.wait(
+            lambda: self.browser.execute_script(listens, button), f"{selector} can be pressed"
+        )
+        button.click()
+
     def see_text(self, selector: str, *parts: str, timeout: float = PAGE_TIMEOUT) -> str:
         """The text of an element once it holds all ``parts``."""
 
@@ -184,7 +196,7 @@ class Window:
         """Press the home page's button, until that shows the server as stopped."""
         self.open("/hub/home")
         self.wait(lambda: "My Server" in self.see("#start").text, "the home page")
-        self.see("#stop").click()
+        self.press("#stop")
         self.see_text("#start", "Start My Server")
 
     # -- JupyterLab --------------------------------------------------------------------------

@@ -63,7 +63,7 @@ def test_an_ended_session_is_begun_again_from_the_page_that_says_so(site: Site, 
     assert len(site.unfinished("alice")) == 2
 
     window.open("/hub/home")
-    window.see("#stop-second").click()
+    window.press("#stop-second")
     window.see("#start-second")
     window.stop()
     eventually(lambda: not site.remains(), what="nothing is left")
