@@ -8,6 +8,7 @@ from typing import Any
 
 from traitlets import (
     Bool,
+    Callable,
     Dict,
     Float,
     Integer,
@@ -21,7 +22,7 @@ from traitlets import (
 )
 from traitlets.config import Configurable
 
-from . import address, settings
+from . import address, profiles, settings
 from .fields import FIELDS
 
 
@@ -124,6 +125,32 @@ class SpawnerConfig(Configurable):
                     raise TraitError(f"{where}: 'values' are of req_* settings: {key!r}")
                 self._check_value(where, key, value)
         return proposal["value"]
+
+    profile_list = Union(
+        [List(Dict(key_trait=Unicode())), Callable()],
+        default_value=[],
+        help="Ready-made starts to choose from, beside ``custom`` with the plain fields, in the "
+        "convention of kubespawner's setting of that name: dicts with ``display_name``, ``slug``, "
+        "``description``, ``default``, ``profile_options`` and ``spawner_override``. The latter "
+        "sets ``req_*``, ``system``, ``environment`` and ``workdir``. Or a callable that is given "
+        "the spawner and returns such a list; it may be async. "
+        "Example: ``[{'display_name': 'One GPU', 'spawner_override': {'req_gpus': '1'}}]``",
+    ).tag(config=True)
+
+    @validate("profile_list")
+    def _profiles_make_sense(self, proposal: dict[str, Any]) -> Any:
+        if not callable(proposal["value"]):
+            try:
+                profiles.read(proposal["value"], self.check_request)
+            except (ValueError, TraitError) as error:
+                raise TraitError(f"FirecRESTSpawner.profile_list: {error}") from None
+        return proposal["value"]
+
+    def check_request(self, name: str, value: Any) -> None:
+        """Raise ValueError or TraitError unless ``name`` is a ``req_*`` that can have ``value``."""
+        if not self._is_request(name):
+            raise ValueError(f"there is no setting {name!r} for a profile to set")
+        self._check_value(name, name, value)
 
     batch_script = Unicode(
         help="The batch script: the name of one that ships, or a Jinja2 template as text or as an "

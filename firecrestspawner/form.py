@@ -16,6 +16,7 @@ import jinja2
 from .client import System
 from .fields import Field
 from .options import OF, ignored
+from .profiles import CUSTOM, UNLISTED, Profile, default
 from .settings import Settings
 
 
@@ -69,24 +70,46 @@ def _template() -> jinja2.Template:
     return environment.get_template("form.html")
 
 
-def render(panels: Sequence[Panel], chosen: Mapping[str, Any]) -> str:
+def render(
+    panels: Sequence[Panel], chosen: Mapping[str, Any], profiles: Sequence[Profile] = ()
+) -> str:
     """The HTML of the form; ``chosen`` pre-fills it. Empty when there is nothing to choose.
 
     Parameters
     ----------
     panels: the systems that may be chosen, the default one first.
     chosen: earlier options.
+    profiles: what is ready-made; the plain fields are beside them, if there are any.
     """
-    if not panels or (len(panels) == 1 and not panels[0].settings.fields):
+    plain = len(panels) > 1 or any(panel.settings.fields for panel in panels)
+    if not plain and not profiles:
         return ""
     names = [panel.settings.system for panel in panels]
     wanted = chosen.get("system")
     common = all(panel.same_fields(panels[0]) for panel in panels[1:])
+    profile = _selected(profiles, chosen, plain)
     return _template().render(
         panels=panels,
         shown=panels[:1] if common else panels,
+        plain=plain,
         common=common,
         mark=OF,
-        system=wanted if wanted in names else names[0],
+        unlisted=UNLISTED,
+        custom=CUSTOM,
+        profiles=profiles,
+        profile=profile,
+        own=profile in ("", CUSTOM),
+        system=wanted if wanted in names else "".join(names[:1]),
         chosen=chosen,
     )
+
+
+def _selected(profiles: Sequence[Profile], chosen: Mapping[str, Any], plain: bool) -> str:
+    """The entry that is chosen when the form appears; empty where there are no profiles."""
+    if not profiles:
+        return ""
+    wanted = chosen.get("profile")
+    if plain and chosen and wanted in (None, CUSTOM):
+        return CUSTOM
+    slugs = [each.slug for each in profiles]
+    return wanted if isinstance(wanted, str) and wanted in slugs else default(profiles).slug

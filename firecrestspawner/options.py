@@ -12,6 +12,7 @@ from typing import Any
 from .client import System
 from .errors import OptionsError
 from .fields import FIELDS, Field, shown
+from .profiles import CUSTOM
 
 #: Between a field's name and a system's, in a form whose systems have different fields.
 OF = "@"
@@ -44,7 +45,7 @@ def parse(options: Mapping[str, Any], fields: Mapping[str, Field]) -> dict[str, 
     """
     chosen: dict[str, str] = {}
     for name, value in options.items():
-        if value is None or value == "" or name == "system":
+        if value is None or value == "" or name in ("system", "profile"):
             continue
         if name not in fields:
             raise OptionsError(f"There is no option called {shown(name)}.")
@@ -55,7 +56,8 @@ def parse(options: Mapping[str, Any], fields: Mapping[str, Field]) -> dict[str, 
 def from_form(form: Mapping[str, Sequence[Any]]) -> dict[str, str]:
     """The posted form as options; the Hub gives a list of values for each name.
 
-    Where each system has fields of its own, only those of the system that was chosen count.
+    Where each system, or profile, has fields of its own, only those of the chosen one count: named
+    ``field@system``, ``option@@slug`` of a profile, or ``field@`` beside profiles.
     """
     given = {
         name: values[0].strip()
@@ -63,11 +65,15 @@ def from_form(form: Mapping[str, Sequence[Any]]) -> dict[str, str]:
         # A site's page may post the Hub's own XSRF field along.
         if name != "_xsrf" and values and isinstance(values[0], str) and values[0].strip()
     }
+    profile = given.get("profile", CUSTOM)
+    of_profile = {"", f"{OF}{profile}"} if profile != CUSTOM else {"", OF, given.get("system")}
     options = {}
     for name, value in given.items():
-        field, of, system = name.partition(OF)
-        if not of or system == given.get("system"):
-            options[field] = value
+        key, mark, of = name.partition(OF)
+        if mark and (of or OF) not in of_profile:
+            continue
+        if profile == CUSTOM or name != "system":
+            options[key] = value
     return options
 
 

@@ -7,7 +7,7 @@ spawner, so that two servers of one user on two systems cannot take each other's
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .fields import FIELDS, Field, narrowed
@@ -17,6 +17,8 @@ OVERRIDABLE = (
     *("batch_script", "workdir", "python", "port_range", "connect_networks"),
     *("option_fields", "environments"),
 )
+#: What a profile sets beside ``req_*``.
+NOT_REQUESTS = ("system", "environment", "workdir")
 #: In the place of a system's name: all others that FirecREST lists.
 ALL = "*"
 
@@ -49,6 +51,25 @@ class Settings:
     requests: Mapping[str, Any]
     fields: Mapping[str, Field]
     environments: Mapping[str, Environment]
+    #: What a profile sets, by short name.
+    profile: Mapping[str, Any] = field(default_factory=dict)
+
+    def with_profile(self, sets: Mapping[str, Any]) -> Settings:
+        """The same with what a profile sets, by whole names. Raises ValueError."""
+        environment = sets.get("environment", "")
+        if environment and environment not in self.environments:
+            raise ValueError(f"there is no environment {environment!r} on {self.system}")
+        return replace(
+            self,
+            workdir=sets.get("workdir", self.workdir),
+            # The directory that is set is the one, whatever an empty field means.
+            fields={
+                name: each
+                for name, each in self.fields.items()
+                if name != "workdir" or "workdir" not in sets
+            },
+            profile={name.removeprefix("req_"): value for name, value in sets.items()},
+        )
 
     def values(self, chosen: Mapping[str, str]) -> dict[str, Any]:
         """What the script is given: the site's values, and over them what a user ``chosen`` has.
@@ -64,15 +85,17 @@ class Settings:
         return {**values, **asked}
 
     def defaults(self, chosen: Mapping[str, str]) -> dict[str, Any]:
-        """The site's own values, those of the environment among them that is ``chosen``."""
+        """The site's own values: those of the environment that is ``chosen``, of the profile."""
         own = {name: each.default for name, each in self.fields.items() if each.default}
         own = {name: value for name, value in own.items() if not self.fields[name].ours}
         environment = self._environment(chosen)
-        return {**self.requests, **own, **(environment.values if environment else {})}
+        preset = {name: each for name, each in self.profile.items() if name not in NOT_REQUESTS}
+        return {**self.requests, **own, **(environment.values if environment else {}), **preset}
 
     def _environment(self, chosen: Mapping[str, str]) -> Environment | None:
-        field = self.fields.get("environment")
-        name = chosen.get("environment") or (field.default if field else "")
+        offered = self.fields.get("environment")
+        preset = self.profile.get("environment", "")
+        name = chosen.get("environment") or preset or (offered.default if offered else "")
         return self.environments.get(name)
 
 
@@ -133,7 +156,7 @@ def fields(
     for name in wanted:
         if name not in FIELDS:
             raise ValueError(f"there is no field {name!r}; choose from {', '.join(FIELDS)}")
-        field = FIELDS[name]
+        given = FIELDS[name]
         wishes = dict(wanted[name]) if isinstance(wanted, Mapping) else {}
         if name == "environment":
             if environments is None:
@@ -146,7 +169,7 @@ def fields(
             if missing := [key for key in offered if key not in labels]:
                 raise ValueError(f"environment: there is no environment {missing[0]!r}")
         try:
-            found[name] = narrowed(field, wishes) if wishes else field
+            found[name] = narrowed(given, wishes) if wishes else given
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
     return found

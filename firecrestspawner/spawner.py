@@ -13,7 +13,7 @@ from typing import Any
 
 from traitlets import default
 
-from . import channel, endings, form, links, options, resume, submission
+from . import channel, choice, endings, links, options, resume, submission
 from .client import JobRequest
 from .cluster import Cluster, NodesUnknown, stranger
 from .errors import (
@@ -31,8 +31,6 @@ from .stored import StoredSpawner
 
 #: Seconds between looks while something is awaited that no message announces.
 LOOK = 2.0
-#: Seconds that the form waits for a list of systems that nobody has ever seen.
-GLANCE = 2.0
 
 
 class FirecRESTSpawner(StoredSpawner):
@@ -55,15 +53,7 @@ class FirecRESTSpawner(StoredSpawner):
 
     async def render_form(self) -> str:
         """The HTML of the spawn form, with the last choice; empty when nothing is to be chosen."""
-        if self._offers_all:
-            await self._clusters.glance(self.firecrest_url, GLANCE)
-        panels = []
-        for name in self.known_systems():
-            here = submission.of_system(self, name)
-            cluster = self._cluster(name) if self.firecrest_url else None
-            known = (cluster.trouble, cluster.described) if cluster else ()
-            panels.append(form.Panel(here, *known))
-        return form.render(panels, self.user_options or {})
+        return await choice.page(self)
 
     def troubles(self) -> list[str]:
         """What is known to be wrong with the systems that may be chosen, a sentence each.
@@ -101,13 +91,8 @@ class FirecRESTSpawner(StoredSpawner):
 
     async def _prepare(self) -> tuple[Spawn, JobRequest, Secret]:
         """Everything that can be refused before anything is submitted."""
-        if self._offers_all:
-            await self._clusters.ask(self.firecrest_url)
-        names = self.known_systems()
-        default = names[0] if names else ""
-        system = options.choose_system(self.user_options, names, default)
-        here = submission.of_system(self, system)
-        chosen = options.parse(self.user_options, here.fields)
+        here, chosen = await choice.made(self)
+        system = here.system
         environment = {name: str(value) for name, value in self.get_env().items()}
         submission.check(self, here, environment)
         if not hasattr(self.authenticator, "token_store"):

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from traitlets import TraitError
 
-from . import address, output, script, settings
+from . import address, output, profiles, script, settings
 from .client import JobRequest, System
 from .config import SpawnerConfig
 from .errors import ConfigurationError, OptionsError
@@ -60,13 +60,31 @@ def unworkable(app: Any) -> str:
         ServiceAccount(config=app.config).check()
         # A spawner is made at the first start, which would be late to hear of a wrong setting.
         spawner = app.spawner_class(config=app.config)
-        for system in settings.names(spawner.systems, spawner.system):
-            of_system(spawner, system)
-    except TraitError as error:
+        _check_settings(spawner)
+    except (TraitError, ValueError) as error:
         return str(error)
     except ConfigurationError as error:
         return error.detail
     return ""
+
+
+def _check_settings(spawner: SpawnerConfig) -> None:
+    """Raise what is wrong with settings that make sense one by one."""
+    names = settings.names(spawner.systems, spawner.system)
+    for system in names:
+        of_system(spawner, system)
+    listed = [] if callable(spawner.profile_list) else spawner.profile_list
+    for profile in profiles.read(listed, spawner.check_request):
+        system = profile.override.get("system") or "".join(names[:1])
+        if system not in names and settings.ALL not in names:
+            raise ValueError(
+                f"FirecRESTSpawner.profile_list: {profile.slug}: there is no system {system!r} in "
+                "'systems'"
+            )
+        try:
+            of_system(spawner, system).with_profile(profile.override)
+        except ValueError as error:
+            raise ValueError(f"FirecRESTSpawner.profile_list: {profile.slug}: {error}") from None
 
 
 def networks(here: Settings) -> list[address.IPNetwork]:

@@ -20,6 +20,7 @@ class Page(HTMLParser):
         self.controls: dict[str, dict[str, str | None]] = {}
         self.options: dict[str, list[str]] = {}
         self.selected: dict[str, str] = {}
+        self.radios: list[str] = []
         self.ids: list[str] = []
         self.labelled: list[str] = []
         self.described: list[str] = []
@@ -30,8 +31,13 @@ class Page(HTMLParser):
         found = dict(attrs)
         if tag in ("input", "select"):
             name = found["name"] or ""
-            assert name not in self.controls
-            self.controls[name] = found
+            if found.get("type") == "radio":
+                self.radios.append(found["id"] or "")
+                if "checked" in found:
+                    self.selected[name] = found["value"] or ""
+            else:
+                assert name not in self.controls
+                self.controls[name] = found
             self._select = name if tag == "select" else ""
         if tag == "option" and self._select:
             self.options.setdefault(self._select, []).append(found["value"] or "")
@@ -55,7 +61,8 @@ def page(chosen: dict[str, Any] | None = None, **traits: Any) -> Page:
 def accessible(found: Page) -> bool:
     """Every control has a label, every reference leads somewhere, and no id is given twice."""
     assert len(found.ids) == len(set(found.ids))
-    assert {control["id"] for control in found.controls.values()} == set(found.labelled)
+    controls = {control["id"] for control in found.controls.values()}
+    assert controls | set(found.radios) == set(found.labelled)
     assert set(found.described) <= set(found.ids)
     return True
 

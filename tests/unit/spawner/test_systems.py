@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from firecrestspawner import spawner as spawner_module
+from firecrestspawner import choice
 from firecrestspawner.client import System
 from firecrestspawner.errors import OptionsError, Unreachable
 from tests.unit.spawner.scene import Api, Scene
@@ -113,7 +113,7 @@ async def test_the_form_is_there_although_firecrest_does_not_answer(
     scene: Scene, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """R8."""
-    monkeypatch.setattr(spawner_module, "GLANCE", 0.05)
+    monkeypatch.setattr(choice, "GLANCE", 0.05)
     scene.config.FirecRESTSpawner.systems = ["*"]
     never = asyncio.Event()
 

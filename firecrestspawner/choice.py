@@ -1,0 +1,74 @@
+"""What is there to choose for one user's server, and what has been chosen?
+
+One definition for form and REST API: profiles and fields as the configuration has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from traitlets import TraitError
+
+from . import form, options, profiles, submission
+from .profiles import Profile
+from .settings import Settings
+
+#: Seconds that the form waits for a list of systems that nobody has ever seen.
+GLANCE = 2.0
+
+
+async def page(spawner: Any) -> str:
+    """The HTML of the spawn form, with the last choice; empty when nothing is to be chosen."""
+    if spawner._offers_all:
+        await spawner._clusters.glance(spawner.firecrest_url, GLANCE)
+    panels = []
+    for name in spawner.known_systems():
+        here = submission.of_system(spawner, name)
+        cluster = spawner._cluster(name) if spawner.firecrest_url else None
+        known = (cluster.trouble, cluster.described) if cluster else ()
+        panels.append(form.Panel(here, *known))
+    return form.render(panels, spawner.user_options or {}, await offered(spawner))
+
+
+async def made(spawner: Any) -> tuple[Settings, dict[str, str]]:
+    """What holds for the start that ``user_options`` ask for, and the values of its fields.
+
+    Raises OptionsError for what cannot be chosen.
+    """
+    if spawner._offers_all:
+        await spawner._clusters.ask(spawner.firecrest_url)
+    names = spawner.known_systems()
+    default = names[0] if names else ""
+    wanted = spawner.user_options
+    profile = profiles.choose(await offered(spawner), wanted)
+    if profile is None:
+        system = options.choose_system(wanted, names, default)
+        here = submission.of_system(spawner, system)
+        return here, options.parse(wanted, here.fields)
+    sets = profile.chosen(wanted)
+    here = submission.of_system(spawner, options.choose_system(sets, names, default))
+    return preset(here, profile, sets), {}
+
+
+async def offered(spawner: Any) -> tuple[Profile, ...]:
+    """The site's profiles for the user. Raises ConfigurationError for what a callable got wrong."""
+    given = spawner.profile_list
+    if callable(given):
+        given = given(spawner)
+        if hasattr(given, "__await__"):
+            given = await given
+    try:
+        return profiles.read(given or [], spawner.check_request)
+    except (ValueError, TraitError) as error:
+        raise submission.misconfigured(f"c.FirecRESTSpawner.profile_list: {error}") from None
+
+
+def preset(here: Settings, profile: Profile, sets: Mapping[str, Any]) -> Settings:
+    """``here`` with what a profile sets. Raises ConfigurationError when that makes no sense."""
+    try:
+        return here.with_profile(sets)
+    except ValueError as error:
+        raise submission.misconfigured(
+            f"c.FirecRESTSpawner.profile_list: {profile.slug}: {error}"
+        ) from None

@@ -1,0 +1,107 @@
+"""Does a start of a profile become the job that its site meant?"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from firecrestspawner import submission
+from firecrestspawner.client import System
+from firecrestspawner.errors import ConfigurationError, OptionsError
+from firecrestspawner.spawner import FirecRESTSpawner
+from tests.unit.spawner.scene import Api, Scene
+
+LIST = [
+    {
+        "display_name": "GPU",
+        "default": True,
+        "spawner_override": {
+            "system": "eiger",
+            "environment": "torch",
+            "req_gpus": "2",
+            "workdir": "/scratch/{username}",
+        },
+    },
+    {"display_name": "Small", "spawner_override": {"req_cpus": "1"}},
+]
+
+
+@pytest.fixture(autouse=True)
+def eiger(scene: Scene, api: Api) -> None:
+    api.others = [System("eiger")]
+    scene.config.FirecRESTSpawner.systems = ["daint", "eiger"]
+    scene.config.FirecRESTSpawner.environments = {"torch": {"prologue": "module load torch"}}
+    scene.config.FirecRESTSpawner.option_fields = {"runtime": {"default": "30"}, "workdir": {}}
+    scene.config.FirecRESTSpawner.profile_list = LIST
+
+
+async def prepared(scene: Scene, name: str = "", **options: Any) -> Any:
+    spawner = scene.spawner(name)
+    spawner.user_options = options
+    spawn, request, _ = await spawner._prepare()
+    return spawn, request, request.script.reveal()
+
+
+async def test_its_values_are_the_jobs(scene: Scene) -> None:
+    spawn, request, text = await prepared(scene, profile="gpu")
+    assert spawn.system == "eiger"
+    assert request.working_directory == "/scratch/alice"
+    assert "#SBATCH --gpus=2\n" in text and "#SBATCH --time=30\n" in text
+    assert "\nmodule load torch\n" in text
+
+
+async def test_the_default_one_is_for_who_asks_for_nothing(scene: Scene) -> None:
+    assert (await prepared(scene))[0].system == "eiger"
+
+
+async def test_another_start_of_the_same_server_keeps_nothing_of_the_last(scene: Scene) -> None:
+    await prepared(scene, profile="gpu")
+    spawn, request, text = await prepared(scene, profile="small")
+    assert (spawn.system, request.working_directory) == ("daint", "/home/alice")
+    assert "--gpus" not in text and "torch" not in text
+    spawn, _, text = await prepared(scene, profile="custom", system="daint", runtime="5")
+    assert "#SBATCH --time=5\n" in text and "--cpus" not in text
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_each_user_has_the_profiles_that_a_callable_gives(
+    scene: Scene, asynchronous: bool
+) -> None:
+    def theirs(spawner: Any) -> list[dict[str, Any]]:
+        return [{"display_name": f"For {spawner.user.name}"}]
+
+    async def awaited(spawner: Any) -> list[dict[str, Any]]:
+        return theirs(spawner)
+
+    scene.config.FirecRESTSpawner.profile_list = awaited if asynchronous else theirs
+    await prepared(scene, profile="for-alice")
+    assert ">For alice<" in await scene.spawner().get_options_form()
+    with pytest.raises(OptionsError, match="'gpu'"):
+        await prepared(scene, profile="gpu")
+
+
+@pytest.mark.parametrize("given", ["gpu", [{"slug": "x"}], 7])
+async def test_what_a_callable_gets_wrong_is_the_admins_to_mend(scene: Scene, given: Any) -> None:
+    scene.config.FirecRESTSpawner.profile_list = lambda spawner: given
+    with pytest.raises(ConfigurationError) as caught:
+        await prepared(scene)
+    assert "profile_list" in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [({"environment": "none"}, "'none'"), ({"system": "rigi"}, "'rigi'")],
+)
+def test_what_a_profile_refers_to_is_looked_for_at_start_up(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, override: dict[str, str], named: str
+) -> None:
+    for name in ("SA_CLIENT_ID", "SA_CLIENT_SECRET", "SA_AUTH_TOKEN_URL"):
+        monkeypatch.setenv(name, "x")
+    app = SimpleNamespace(spawner_class=FirecRESTSpawner, internal_ssl=False, config=scene.config)
+    assert submission.unworkable(app) == ""
+    scene.config.FirecRESTSpawner.profile_list = [
+        {"display_name": "x", "spawner_override": override}
+    ]
+    assert named in submission.unworkable(app)
