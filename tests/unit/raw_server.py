@@ -6,6 +6,7 @@ import contextlib
 import socket
 import struct
 import threading
+from collections.abc import Iterator
 from types import TracebackType
 
 #: What the server can do with a connection.
@@ -13,6 +14,14 @@ RESET_AT_ONCE = "reset at the request's first byte"
 RESET_AFTER = "reset after the request was read"
 CLOSE_AFTER = "close without an answer after the request was read"
 SILENCE = "read the request and say nothing"
+
+
+@contextlib.contextmanager
+def nobody() -> Iterator[str]:
+    """An address that refuses connections, and that no other process can begin to listen at."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
 class RawServer:

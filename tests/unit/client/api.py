@@ -53,7 +53,7 @@ async def failure(call: Awaitable[Any], kind: type[FirecRESTError]) -> FirecREST
     with pytest.raises(FirecRESTError) as caught:
         await call
     error = caught.value
-    assert type(error) is kind
+    assert type(error) is kind, f"{type(error).__name__}: {error.detail}"
     assert error.message.endswith(".") and "\n" not in error.message
     assert error.detail and "\n" not in error.detail
     # S9: exceptions of pyfirecrest and httpx carry headers and bodies.

@@ -46,11 +46,10 @@ async def submit_to(behaviour: str | bytes, kind: type[FirecRESTError]) -> Firec
 
 async def test_a_refused_connection_is_not_ambiguous() -> None:
     """R3: nothing was sent."""
-    with RawServer(raw_server.SILENCE) as server:
-        url = server.url
-    error = await failure(
-        at(url, 2.0, lambda c: c.submit(Secret("t"), "demo", REQUEST)), Unreachable
-    )
+    with raw_server.nobody() as url:
+        error = await failure(
+            at(url, 2.0, lambda c: c.submit(Secret("t"), "demo", REQUEST)), Unreachable
+        )
     assert not error.ambiguous
     assert "ConnectError" in error.detail
 
