@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 
 import pytest
@@ -85,4 +86,39 @@ def test_a_clean_environment_does_not_hide_the_ticket(
     hidden = site.slurm.run_as(UNIX["alice"], ["ls", "-A"]).stdout.split()
     assert not [name for name in hidden if name.startswith(".firecrest")]
     alice.stop(server)
+    is_over(site)
+
+
+STEP = "SLURM_STEP_ID"
+#: Apptainer as far as it matters here: a clean environment, and no image at all.
+APPTAINER = """\
+shift
+while [[ $1 == -* ]]; do case $1 in --bind | --pwd) shift 2 ;; *) shift ;; esac; done
+shift
+exec env -i PATH="$PATH" HOME="$HOME" "$@"
+"""
+
+
+def test_the_script_for_containers_gives_the_server_a_step_that_others_may_share(
+    site: SlurmSite, alice: Person
+):
+    """S4: srun and its options are real, the container is not. A step that a notebook starts does
+    not wait for the server's to end."""
+    words = "'#!/bin/bash' " + shlex.quote(APPTAINER)
+    site.configure(
+        "contained",
+        batch_script="slurm-apptainer",
+        req_image="/apps/jupyter.sif",
+        req_cpus="1",
+        req_prologue="mkdir -p bin; printf '%s\\n' " + words + " >bin/apptainer\n"
+        "chmod +x bin/apptainer; PATH=$PWD/bin:$PATH",
+    )
+    alice.start("contained")
+    assert alice.run(alice.start_kernel("contained"), "6*7") == "42"
+    job_id = site.job_id("alice", "contained")
+    said = alice.run(alice.start_kernel("contained"), "sorted(__import__('os').environ)")
+    assert said is not None and "SLURM_JOB_ID" not in said, "the environment was clean"
+    step = ["srun", f"--jobid={job_id}", "--ntasks=1", "--immediate=20", "printenv", STEP]
+    assert site.slurm.run_as(UNIX["alice"], step).stdout.strip() == "1", "the server's is step 0"
+    alice.stop("contained")
     is_over(site)
