@@ -19,7 +19,7 @@ from .states import JobState
 #: The last seconds of a job in which SIGTERM is the scheduler's word that its time is over.
 LAST_SECONDS = 60
 #: Characters of a line that are read.
-WIDTH = 500
+WIDTH = 300
 #: What slurmd ends a job with that it cannot change to the working directory of (recorded:
 #: FAILED, exit code 0, signal 53, no output file).
 NO_WORKDIR = 53

@@ -23,8 +23,9 @@ from .spawn import Spawn
 
 #: Ends that are remembered, of all users; the oldest go first.
 REMEMBERED = 1000
-#: Lines of a log that the page of a failed start shows. The page of the output has more.
-LINES = 40
+#: Lines of a log that the page of a failed start shows, and their characters in all, for so much is
+#: kept for each server. The page of the output has more.
+LINES, ROOM = 40, 8000
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,20 @@ async def failed(spawner: Any, error: Error) -> Error:
     written = await read_output(spawner, spawn.system, ending.output.path)
     # The log of a job that ended by itself may tell what its end does not.
     cause = cause_of(replace(traces, lines=written.lines))
-    shown = replace(written, lines=written.lines[-LINES:])
+    shown = replace(written, lines=_last(written.lines))
     _keep(spawner, replace(ending, cause=cause, output=shown))
     return _worded(error, f"{error.message} {cause.text}")
+
+
+def _last(lines: tuple[str, ...]) -> tuple[str, ...]:
+    """As many of the last lines as there is room for."""
+    kept, room = 0, ROOM
+    for line in reversed(lines[-LINES:]):
+        room -= len(line)
+        if room < 0:
+            break
+        kept += 1
+    return lines[len(lines) - kept :]
 
 
 async def read_output(spawner: Any, system: str, path: str) -> Output:

@@ -10,7 +10,7 @@ import pytest
 from firecrestspawner import options, output
 from firecrestspawner.causes import UNKNOWN
 from firecrestspawner.channel import Exiting
-from firecrestspawner.endings import REMEMBERED, Ending, Endings, endings, form_fields
+from firecrestspawner.endings import LINES, REMEMBERED, ROOM, Ending, Endings, endings, form_fields
 from firecrestspawner.errors import LoginRequired, SubmissionRejected, Unreachable
 from firecrestspawner.models import JobState
 from tests.unit.spawner.scene import Scene, job
@@ -58,6 +58,14 @@ async def test_a_failed_start_is_recorded_with_cause_and_the_end_of_its_log(scen
     # The page of a failed start and the progress show what was raised.
     assert "exited with code 1" in raised.jupyterhub_message
     assert end.cause.text in raised.jupyterhub_message
+
+
+@pytest.mark.parametrize(("line", "kept"), [("short", LINES), ("x" * 500, ROOM // 500)])
+async def test_so_much_of_a_log_is_kept(scene: Scene, line: str, kept: int) -> None:
+    scene.api.files = {"/home/alice/jupyter-7.log": f"{line}\n" * 100 + "end\n"}
+    await start_that_ends(scene, exits)
+    lines = ending(scene).output.lines
+    assert lines[-1] == "end" and kept - 1 <= len(lines) <= kept
 
 
 async def test_without_its_log_the_cause_is_what_is_known_anyway(scene: Scene) -> None:
