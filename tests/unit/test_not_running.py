@@ -57,12 +57,20 @@ def ended(**fields: Any) -> Ending:
 
 
 def test_cause_job_and_last_lines_are_shown_and_nothing_of_them_is_markup() -> None:
-    page = render(ended(), failed=True, failed_html_message="<b>failed</b>", failed_message="x")
-    assert "<b>failed</b>" in page and "has failed" in page
+    page = render(ended(), failed=True, failed_html_message="Job 7 ended. All in one.")
+    assert "has failed" in page and "All in one" not in page
+    for part in ("Job 7 ended.", MEMORY.sentence, MEMORY.advice):
+        assert page.count(part) == 1
     assert 'data-cause="out-of-memory"' in page
     assert re.search(r"Job <b[^>]*>7</b> on daint", page)
     assert 'href="/hub/firecrest/output?server=big"' in page
     assert "one\n&lt;/pre&gt;&lt;script&gt;" in page and EVIL not in page
+
+
+def test_a_refusal_keeps_its_link() -> None:
+    refused = Ending(Cause("login-required", "Log in."), "")
+    page = render(refused, failed=True, failed_html_message='<a href="/x">Log in</a>')
+    assert '<a href="/x">Log in</a>' in page and "Job" not in page
 
 
 def test_an_end_that_came_later_is_named_too() -> None:
@@ -71,7 +79,7 @@ def test_an_end_that_came_later_is_named_too() -> None:
 
 
 def test_a_hostile_cause_is_text() -> None:
-    assert EVIL not in render(ended() and Ending(Cause("x", EVIL, EVIL), EVIL, system=EVIL))
+    assert EVIL not in render(Ending(Cause("x", EVIL, EVIL), EVIL, system=EVIL))
 
 
 def test_nobody_but_its_user_reads_the_output() -> None:
