@@ -181,13 +181,14 @@ def _retry(spawner: Any) -> tuple[tuple[str, str], ...] | None:
 
 
 def form_fields(chosen: Mapping[str, Any]) -> tuple[tuple[str, str], ...] | None:
-    """``user_options`` as the fields of a form that chooses the same, or None.
+    """``user_options`` as the fields of a form that chooses the same, or None if none would.
 
-    Names with one text or number each: what options.from_form makes options of.
+    The REST API takes more than a form can say: lists, and options of several kinds together.
     """
-    fields = []
-    for name, value in chosen.items():
-        if not isinstance(value, str | int) or isinstance(value, bool):
-            return None
-        fields.append((str(name), str(value)))
-    return tuple(fields)
+    given = {name: value for name, value in chosen.items() if value not in (None, "")}
+    if any(isinstance(value, bool) or not isinstance(value, str | int) for value in given.values()):
+        return None
+    fields = {str(name): str(value) for name, value in given.items()}
+    if options.from_form({name: [value] for name, value in fields.items()}) != fields:
+        return None
+    return tuple(fields.items())

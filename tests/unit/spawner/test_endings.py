@@ -214,7 +214,15 @@ async def test_the_same_choices_can_be_posted_again(scene: Scene) -> None:
     assert options.from_form({name: [value] for name, value in fields}) == chosen
 
 
-@pytest.mark.parametrize("chosen", [{"a": ["b"]}, {"a": {}}, {"a": True}, {"a": None}])
+def test_numbers_are_posted_as_text_and_what_is_unset_is_not() -> None:
+    assert form_fields({"nodes": 2, "account": "", "qos": None}) == (("nodes", "2"),)
+    assert form_fields({"profile": "gpu", "gpus": "1"}) == (("profile", "gpu"), ("gpus", "1"))
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [{"a": ["b"]}, {"a": {}}, {"a": True}, {"a": " b"}, {"profile": "gpu", "system": "daint"}],
+)
 def test_what_no_form_can_have_posted_is_not_offered(chosen: dict[str, Any]) -> None:
     assert form_fields(chosen) is None
 
