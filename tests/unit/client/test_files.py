@@ -8,7 +8,7 @@ import pytest
 
 from firecrestspawner.client import FirecREST
 from firecrestspawner.errors import BadAnswer, BadRequest, Forbidden, NotFound, Unwell
-from firecrestspawner.isolation import FAILURES, State
+from firecrestspawner.isolation import State
 from firecrestspawner.models import Secret
 from tests.unit.client.api import Site, failure
 
@@ -68,9 +68,10 @@ async def test_a_file_system_that_is_down_keeps_no_job_from_being_seen(
 ) -> None:
     """R9: calls for files stand before a guard of their own."""
     site.standin.faults.set("tail", status=status)
-    for _ in range(FAILURES):
-        await failure(firecrest.tail(site.service, "demo", log, size=9), Unwell)
-        await failure(firecrest.tail(site.alice, "demo", log, size=9), Unwell)
+    bob = Secret(site.issuer.log_in("bob")["access_token"])
+    for user in (site.alice, site.service, bob):
+        await failure(firecrest.tail(user, "demo", log, size=9), Unwell)
+    assert firecrest.guard("demo", files=True).breaker.state is State.OPEN
     assert firecrest.guard("demo").breaker.state is State.CLOSED
     assert (await firecrest.jobs(site.service, "demo", name="hub-x", all_users=True)).jobs == []
 
