@@ -22,7 +22,8 @@ from traitlets import Bool, Enum, Float, List, Unicode, default
 
 from . import permissions, resume, sessions
 from .cluster import own_addresses
-from .endpoints import SessionHandler, TokenHandler
+from .endpoints import HintsHandler, SessionHandler, TokenHandler
+from .entitlements import Desk
 from .errors import Error, LoginRequired, PermissionDenied, ProviderUnavailable
 from .handlers import JobChannelHandler, Switchboard
 from .handout import Handout
@@ -164,6 +165,7 @@ class FirecRESTAuthenticator(GenericOAuthenticator):
             *super().get_handlers(app),
             (r"/api/firecrest/job", JobChannelHandler, {"switchboard": switchboard}),
             (r"/api/firecrest/session", SessionHandler),
+            (r"/api/firecrest/hints", HintsHandler, {"desk": Desk()}),
             (r"/api/firecrest/token", TokenHandler, {"handout": handout}),
             (r"/firecrest/output", OutputHandler, {"shelf": Shelf()}),
             (r"/firecrest/reauth", ReauthHandler),

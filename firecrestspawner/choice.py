@@ -28,7 +28,19 @@ async def page(spawner: Any) -> str:
         cluster = spawner._cluster(name) if spawner.firecrest_url else None
         known = (cluster.trouble, cluster.described) if cluster else ()
         panels.append(form.Panel(here, *known))
-    return form.render(panels, spawner.user_options or {}, await offered(spawner))
+    return form.render(
+        panels, spawner.user_options or {}, await offered(spawner), hints=_hints(spawner)
+    )
+
+
+def _hints(spawner: Any) -> str:
+    """Where the form may ask what the user may use; empty where it should not.
+
+    An admin's browser would be told of the admin's own accounts.
+    """
+    viewer = getattr(spawner.handler, "current_user", None)
+    mine = viewer is not None and viewer.name == spawner.user.name
+    return f"{spawner.hub.base_url}api/firecrest/hints" if mine and spawner.hint_age else ""
 
 
 async def made(spawner: Any) -> tuple[Settings, dict[str, str]]:

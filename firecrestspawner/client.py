@@ -184,6 +184,11 @@ class FirecREST:
         rows = await self._call(token, question, lambda: self.client.nodes(_name(system)))
         return dict(_read(rows, _node))
 
+    async def status(self, token: Secret, system: str, what: str) -> Any:
+        """What ``userinfo``, ``partitions`` or ``reservations`` of the system answer, unread."""
+        question = _Question(what, system, f"{what} of {system}")
+        return await self._call(token, question, lambda: getattr(self.client, what)(_name(system)))
+
     async def job(self, token: Secret, system: str, job_id: str) -> Job:
         """One job by its id.
 

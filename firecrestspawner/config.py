@@ -152,6 +152,12 @@ class SpawnerConfig(Configurable):
             raise ValueError(f"there is no setting {name!r} for a profile to set")
         self._check_value(name, name, value)
 
+    hint_age = Float(
+        60.0,
+        help="Seconds for which the spawn form shows what FirecREST has said of a user's accounts, "
+        "partitions and reservations on a system; 0 for a form that does not ask.",
+    ).tag(config=True)
+
     batch_script = Unicode(
         help="The batch script: the name of one that ships, or a Jinja2 template as text or as an "
         "absolute path; empty for the plain one of the system's scheduler. Every trait ``req_xyz`` "

@@ -22,8 +22,10 @@ from jupyterhub.apihandlers.base import APIHandler
 from jupyterhub.user import User
 
 from . import links
+from .entitlements import Desk
 from .errors import Error, LoginRequired, ProviderUnavailable
 from .handout import Handout
+from .models import Secret
 from .oauth import UNAVAILABLE
 from .tokens import MARGIN, read_session
 
@@ -34,6 +36,8 @@ T = TypeVar("T")
 #: Seconds within which the issuer has to have answered, for a page and for a server.
 CHECK_DEADLINE = 5.0
 TOKEN_DEADLINE = 15.0
+#: Seconds for hints, which nobody waits for.
+HINTS_DEADLINE = 40.0
 #: What a client is told to wait while the issuer is away, seconds.
 RETRY_AFTER = 10
 #: The most seconds of life that can be asked for: no issuer gives more.
@@ -145,6 +149,30 @@ class SessionHandler(_Endpoint):
         except LoginRequired:
             # The store has noted it: what is stored says so from now on.
             return
+
+
+class HintsHandler(_Endpoint):
+    """``GET /hub/api/firecrest/hints?system=NAME``: what the user may use there, for the form."""
+
+    def initialize(self, desk: Desk) -> None:
+        self.desk = desk
+
+    async def answer(self) -> dict[str, Any]:
+        """For the user's own browser: an API token of theirs is no reason to use their session."""
+        user = self.current_user
+        if not isinstance(user, User) or getattr(self, "_token_authenticated", False):
+            raise Error("This page is for the user's own browser.", status=403)
+        arguments = parse_arguments(self.request.query_arguments, {"system", "_xsrf"})
+        spawner, system = user.spawner, arguments.get("system", "")
+        if not hasattr(spawner, "known_systems") or system not in spawner.known_systems():
+            raise Error("There is no such system to choose.", status=404)
+
+        async def token() -> Secret:
+            return (await self.authenticator.token_store.get(user)).access_token
+
+        firecrest = spawner._cluster(system).firecrest
+        hints = self.desk.get(user.id, firecrest, system, token, age=spawner.hint_age)
+        return (await self.in_time(hints, HINTS_DEADLINE)).public()
 
 
 class TokenHandler(_Endpoint):

@@ -71,7 +71,11 @@ def _template() -> jinja2.Template:
 
 
 def render(
-    panels: Sequence[Panel], chosen: Mapping[str, Any], profiles: Sequence[Profile] = ()
+    panels: Sequence[Panel],
+    chosen: Mapping[str, Any],
+    profiles: Sequence[Profile] = (),
+    *,
+    hints: str = "",
 ) -> str:
     """The HTML of the form; ``chosen`` pre-fills it. Empty when there is nothing to choose.
 
@@ -80,6 +84,7 @@ def render(
     panels: the systems that may be chosen, the default one first.
     chosen: earlier options.
     profiles: what is ready-made; the plain fields are beside them, if there are any.
+    hints: the path that says what the user may use, for the browser to ask.
     """
     plain = len(panels) > 1 or any(panel.settings.fields for panel in panels)
     if not plain and not profiles:
@@ -101,6 +106,7 @@ def render(
         own=profile in ("", CUSTOM),
         system=wanted if wanted in names else "".join(names[:1]),
         chosen=chosen,
+        hints=hints if plain else "",
     )
 
 

@@ -164,3 +164,16 @@ def test_what_a_system_cannot_honour_is_not_offered_and_the_reason_said() -> Non
     assert [*Page(text).controls] == ["partition", "workdir"]
     assert "Run time, GPUs: cannot be asked for here" in text
     assert "in rest mode" in text
+
+
+def test_what_the_user_may_use_is_filled_in_by_the_browser_where_nothing_else_is_offered() -> None:
+    fields = {"account": {}, "partition": {"choices": ["normal"]}, "nodes": {}}
+    text = form.render(panels(option_fields=fields), {}, hints="/hub/api/firecrest/hints")
+    found = Page(text)
+    assert accessible(found)
+    assert re.findall(r'data-firecrest-hints="(\w+)"', text) == ["account"]
+    assert found.controls["account"]["list"] in found.ids
+    assert "list" not in found.controls["nodes"]
+    assert 'data-firecrest-hints-from="/hub/api/firecrest/hints"' in text
+    without = form.render(panels(option_fields=fields), {})
+    assert "data-firecrest-hints" not in without and "<script>" not in without

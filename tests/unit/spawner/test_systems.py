@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -135,3 +136,18 @@ async def test_trouble_is_shown_beside_the_system(scene: Scene, api: Api) -> Non
     page = await scene.spawner("named").get_options_form()
     assert ">Eiger (has trouble)<" in page
     assert "eiger has trouble with its scheduler." in page
+
+
+@pytest.mark.parametrize(
+    ("viewer", "age", "asks"),
+    [("alice", 60, True), ("admin", 60, False), (None, 60, False), ("alice", 0, False)],
+)
+async def test_only_the_users_own_browser_is_told_what_the_user_may_use(
+    scene: Scene, viewer: str | None, age: float, asks: bool
+) -> None:
+    scene.config.FirecRESTSpawner.hint_age = age
+    spawner = scene.spawner()
+    spawner.handler = SimpleNamespace(current_user=viewer and SimpleNamespace(name=viewer))
+    page = await spawner.get_options_form()
+    assert ("data-firecrest-hints-from=" in page) is asks
+    assert "api/firecrest/hints" in page or not asks

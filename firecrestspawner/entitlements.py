@@ -1,0 +1,135 @@
+"""What may a user use on a system, as far as FirecREST says? Hints for the spawn form.
+
+Asked with the user's own token, so that an answer concerns that user alone (R10). Nothing depends
+on it: what may be chosen is what the site configures, and what may be used the scheduler decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .client import FirecREST
+from .errors import Error
+from .fields import WORD
+from .models import Secret
+from .shared import Shared
+
+log = logging.getLogger(__name__)
+
+#: So many users' hints are kept, each for one system; those asked for longest ago go first.
+KEPT = 1000
+#: A list longer than this helps nobody to choose.
+LONGEST = 200
+UNKNOWN = "What you may use there is not known at the moment; you can start a server all the same."
+
+
+@dataclass(frozen=True)
+class Hint:
+    """One value of a field, and what is shown beside it."""
+
+    value: str
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Hints:
+    """Values by field; ``problem`` is a sentence for the user where nothing was answered."""
+
+    account: tuple[Hint, ...] = ()
+    partition: tuple[Hint, ...] = ()
+    reservation: tuple[Hint, ...] = ()
+    problem: str = ""
+
+    def public(self) -> dict[str, Any]:
+        """As it is sent to the user's browser."""
+        return asdict(self)
+
+
+class Desk:
+    """The hints that were asked for a moment ago: any number of tabs makes one set of requests."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[Any, str, str], Shared[Hints]] = OrderedDict()
+
+    async def get(
+        self,
+        user: Any,
+        firecrest: FirecREST,
+        system: str,
+        token: Callable[[], Awaitable[Secret]],
+        *,
+        age: float,
+    ) -> Hints:
+        """What ``user`` (any key) may use on ``system``, asked anew when older than ``age`` s.
+
+        ``token`` gets the user's access token when it is needed. Raises nothing of ours: that
+        nothing was answered is kept as long as an answer is (C3).
+        """
+        key = (user, firecrest.url, system)
+        shared = self._kept.setdefault(key, Shared(lambda: _fetch(firecrest, system, token)))
+        self._kept.move_to_end(key)
+        while len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+        return await shared.get(age)
+
+
+async def _fetch(
+    firecrest: FirecREST, system: str, token: Callable[[], Awaitable[Secret]]
+) -> Hints:
+    try:
+        mine = await token()
+    except Error as error:
+        return Hints(problem=error.message)
+
+    async def ask(what: str) -> Any:
+        try:
+            return await firecrest.status(mine, system, what)
+        except Error as error:
+            log.info("Hints for a form: %s", error.detail)
+            return None
+
+    info, partitions, reservations = await asyncio.gather(
+        *(ask(what) for what in ("userinfo", "partitions", "reservations"))
+    )
+    accounts = info.get("accounts") if isinstance(info, dict) else None
+    if info is partitions is reservations is None:
+        return Hints(problem=UNKNOWN)
+    return Hints(
+        account=_hints(accounts, lambda row: "default" if row.get("default") is True else ""),
+        partition=_hints(partitions, _partition),
+        reservation=_hints(reservations, _reservation),
+    )
+
+
+def _hints(rows: Any, label: Callable[[Mapping[str, Any]], str]) -> tuple[Hint, ...]:
+    """The names in ``rows`` that a user could choose. What is not of the API's form is left out."""
+
+    def found() -> Iterator[Hint]:
+        for row in rows if isinstance(rows, list) else ():
+            name = row.get("name") if isinstance(row, dict) else None
+            if isinstance(name, str) and re.fullmatch(WORD.pattern, name, re.ASCII):
+                yield Hint(name, label(row))
+
+    return tuple(sorted(set(found()), key=lambda hint: hint.value))[:LONGEST]
+
+
+def _partition(row: Mapping[str, Any]) -> str:
+    # A word over ssh, a list of them over REST (FirecREST facts).
+    state = row.get("partition")
+    words = [state] if isinstance(state, str) else state if isinstance(state, list) else []
+    nodes = row.get("totalNodes")
+    known = [] if "UP" in words or not words else ["not up"]
+    if isinstance(nodes, int) and not isinstance(nodes, bool):
+        known.append(f"{nodes} node{'' if nodes == 1 else 's'}")
+    return ", ".join(known)
+
+
+def _reservation(row: Mapping[str, Any]) -> str:
+    state = row.get("state")
+    return "not active now" if isinstance(state, str) and state.lower() == "inactive" else ""

@@ -1,0 +1,120 @@
+"""Are hints what FirecREST says of the user, asked rarely, and is their absence no trouble?"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from firecrestspawner import entitlements
+from firecrestspawner.entitlements import UNKNOWN, Desk, Hint, Hints
+from firecrestspawner.errors import Error, LoginRequired, Unreachable
+from firecrestspawner.models import Secret
+
+ANSWERS = {
+    "userinfo": {"accounts": [{"name": "proj2"}, {"name": "proj1", "default": True}]},
+    "partitions": [
+        {"name": "normal", "totalNodes": 4, "partition": "UP"},
+        {"name": "debug", "totalNodes": 1, "partition": ["UP"]},
+        {"name": "down", "totalNodes": 1, "partition": "DOWN"},
+    ],
+    "reservations": [{"name": "course", "state": "inactive"}, {"name": "now", "state": "ACTIVE"}],
+}  # fmt: skip
+
+
+class Api:
+    """FirecREST; an answer that is an error is raised."""
+
+    url = "http://api"
+
+    def __init__(self, **answers: Any) -> None:
+        self.answers: dict[str, Any] = {**ANSWERS, **answers}
+        self.asked: list[tuple[str, str, str]] = []
+
+    async def status(self, token: Secret, system: str, what: str) -> Any:
+        self.asked.append((token.reveal(), system, what))
+        await asyncio.sleep(0)
+        answer = self.answers[what]
+        if isinstance(answer, Error):
+            raise answer
+        return answer
+
+
+async def hints(api: Any, desk: Desk | None = None, user: int = 1, system: str = "daint") -> Hints:
+    async def token() -> Secret:
+        return Secret(f"token of {user}")
+
+    return await (desk or Desk()).get(user, api, system, token, age=60)
+
+
+async def test_what_is_answered_becomes_hints() -> None:
+    found = await hints(Api())
+    assert found.account == (Hint("proj1", "default"), Hint("proj2"))
+    assert found.partition == (
+        Hint("debug", "1 node"),
+        Hint("down", "not up, 1 node"),
+        Hint("normal", "4 nodes"),
+    )
+    assert found.reservation == (Hint("course", "not active now"), Hint("now"))
+    assert found.public()["account"][0] == {"value": "proj1", "label": "default"}
+
+
+async def test_any_number_of_tabs_makes_one_set_of_requests_with_the_users_own_token() -> None:
+    """C3, S5."""
+    desk, api = Desk(), Api()
+    await asyncio.gather(*(hints(api, desk) for _ in range(10)))
+    await hints(api, desk)
+    assert sorted(api.asked) == sorted(("token of 1", "daint", what) for what in ANSWERS)
+    await hints(api, desk, user=2)
+    await hints(api, desk, system="eiger")
+    assert len(api.asked) == 9
+
+
+async def test_what_cannot_be_said_leaves_the_rest() -> None:
+    found = await hints(Api(userinfo=Unreachable("away")))
+    assert (found.account, found.problem) == ((), "")
+    assert found.reservation
+
+
+async def test_an_api_that_is_away_is_said_to_be_and_asked_again_no_sooner() -> None:
+    """C3."""
+    away = Unreachable("away")
+    desk, api = Desk(), Api(userinfo=away, partitions=away, reservations=away)
+    for _ in range(3):
+        assert await hints(api, desk) == Hints(problem=UNKNOWN)
+    assert len(api.asked) == 3
+
+
+async def test_without_a_token_the_sentence_says_why_and_nothing_is_asked() -> None:
+    async def token() -> Secret:
+        raise LoginRequired("Log in again.")
+
+    api: Any = Api()
+    found = await Desk().get(1, api, "daint", token, age=60)
+    assert found == Hints(problem="Log in again.")
+    assert api.asked == []
+
+
+@pytest.mark.parametrize("odd", [None, 7, "x", {"a": 1}, [None, 7, {"name": 7}, {"name": "a b"}]])
+async def test_what_is_not_of_the_apis_form_is_left_out(odd: Any) -> None:
+    """S9, R10."""
+    hostile = {"name": "<script>", "state": "x"}
+    rows = [*odd, hostile, {"name": "ok"}] if isinstance(odd, list) else odd
+    found = await hints(Api(userinfo={"accounts": rows}, partitions=rows, reservations=rows))
+    names = {hint.value for hint in (*found.account, *found.partition, *found.reservation)}
+    assert names == ({"ok"} if isinstance(odd, list) else set())
+
+
+async def test_a_long_list_is_cut_and_only_so_many_users_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(entitlements, "KEPT", 2)
+    many = [{"name": f"p{n:04}"} for n in range(1000)]
+    desk, api = Desk(), Api(partitions=many)
+    assert len((await hints(api, desk)).partition) == entitlements.LONGEST
+    for user in (2, 3):
+        await hints(api, desk, user=user)
+    assert len(desk._kept) == 2
+    await hints(api, desk)
+    assert len(api.asked) == 12, "the first was forgotten"
