@@ -53,6 +53,8 @@ def test_what_may_be_chosen_is_returned_without_empty_values() -> None:
         ({"account": "proj1\u2028#SBATCH --uid=0"}, "account"),
         ({"account": "\uff50roj1"}, "account"),
         ({"environment": "x; touch y"}, "environment"),
+        ({"nodes": "1\u0661"}, "nodes"),
+        ({"workdir": "/me" * 1000}, "workdir"),
         ({"workdir": "scratch/me"}, "workdir"),
         ({"workdir": "/scratch/../root"}, "workdir"),
         ({"workdir": "/scratch/./me"}, "workdir"),
