@@ -210,11 +210,8 @@ def _unlisted(where: str, given: Any) -> Unlisted:
         raise ValueError(f"{where}: 'spawner_override' says what the value is for")
     for key, text in override.items():
         # A value of a user's own, so nothing that goes into a script as it is (S2).
-        if (
-            key.removeprefix("req_") not in FIELDS
-            or key in NOT_REQUESTS
-            or not isinstance(text, str)
-        ):
+        target = FIELDS.get(key[4:]) if str(key).startswith("req_") else None
+        if target is None or target.ours or not isinstance(text, str):
             raise ValueError(f"{where}: a value cannot be had for {key!r}")
     return Unlisted(
         _text(where, given, "display_name", "Other"),

@@ -143,6 +143,8 @@ def unlisted(**changes: Any) -> list[dict[str, Any]]:
         (unlisted(spawner_override={}), "spawner_override"),
         (unlisted(spawner_override={"req_prologue": "{value}"}), "req_prologue"),
         (unlisted(spawner_override={"req_options": "{value}"}), "req_options"),
+        (unlisted(spawner_override={"req_workdir": "{value}"}), "req_workdir"),
+        (unlisted(spawner_override={"system": "{value}"}), "system"),
         (unlisted(validation_regex="("), "validation_regex"),
     ],
 )
