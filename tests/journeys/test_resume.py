@@ -223,8 +223,11 @@ def test_a_submit_that_never_arrived_is_given_up_once_that_is_certain(
     hasty.firecrest.faults.set("submit", status=503)
     kill_at_submit(hasty, member, monkeypatch)
     hasty.firecrest.faults.clear()
+    looked = threading.Event()
+    hasty.firecrest.faults.set("list", user="alice", until=looked)
     hasty.start_hub()
-    assert is_pending(member)
+    assert is_pending(member), "nothing is certain before the list has come"
+    looked.set()
     *_, last = member.progress()
     assert last.get("failed")
     assert "The Hub was restarted before your job reached the cluster." in last["message"]
