@@ -78,6 +78,7 @@ async def choose(
     own: Collection[IPAddress],
     ports: tuple[int, int],
     resolve: Resolve,
+    template: str = "",
 ) -> tuple[str, int]:
     """The first reported address that passes, as a number, with the port.
 
@@ -91,6 +92,8 @@ async def choose(
     own: the Hub's and the proxy's addresses.
     ports: the lowest and highest port allowed, inclusive; (0, 0) for any.
     resolve: host name to numeric addresses.
+    template: the name by which a node is reached from outside, ``{node}`` for its own; empty for
+        the addresses that the job reports. What it leads to has to pass as they do.
 
     Raises AddressRefused with the reason.
     """
@@ -109,8 +112,12 @@ async def choose(
     if not networks:
         networks = await _networks_of(known, resolve)
     why = "it names no address"
+    if template:
+        # Where it says that it is, or wherever it can be.
+        addresses = [template.format(node=n) for n in _claimed(addresses, known) or known]
     for reported in addresses:
-        for address in await _numbers(reported, known, resolve):
+        numbers = _resolved(reported, resolve) if template else _numbers(reported, known, resolve)
+        for address in await numbers:
             why = refusal(address, networks, own)
             if not why:
                 return str(address), port
@@ -147,7 +154,7 @@ async def _numbers(
 
 
 def _claimed(addresses: Sequence[str], nodes: Mapping[str, Sequence[str]]) -> list[str]:
-    """The system's nodes that the job's addresses are names or numbers of."""
+    """Those of the nodes that the job's addresses are names or numbers of."""
     return [
         node
         for node, names in nodes.items()

@@ -213,6 +213,7 @@ class Cluster:
         *,
         networks: Sequence[address.IPNetwork],
         ports: tuple[int, int],
+        template: str = "",
     ) -> tuple[str, int]:
         """Where to connect to, after all checks of S8, as a numeric address and a port.
 
@@ -238,6 +239,7 @@ class Cluster:
             own=self._own,
             ports=ports,
             resolve=resolve,
+            template=template,
         )
 
     async def _tells_no_node(self, job: Job) -> bool:

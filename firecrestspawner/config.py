@@ -257,6 +257,22 @@ class SpawnerConfig(Configurable):
             raise TraitError(f"FirecRESTSpawner.connect_networks: {error}") from None
         return proposal["value"]
 
+    address_template = Unicode(
+        help="The name by which Hub and proxy reach a compute node, where that is another than the "
+        "node's own (address translation); ``{node}`` is its name in FirecREST's list. Empty for "
+        "the addresses that the job reports. Needs ``connect_networks``. "
+        "Example: ``{node}.gateway.example.org``"
+    ).tag(config=True)
+
+    @validate("address_template")
+    def _address_template_names_the_node(self, proposal: dict[str, Any]) -> str:
+        if not re.fullmatch(r"([A-Za-z0-9._-]*\{node\}[A-Za-z0-9._-]*)?", proposal["value"]):
+            raise TraitError(
+                "FirecRESTSpawner.address_template: a host name with {node} in it, such as "
+                f"'{{node}}.gateway.example.org': {proposal['value']!r}"
+            )
+        return proposal["value"]
+
     job_name = Unicode(
         help="The name all jobs of this Hub carry, at most 15 of ``A-Za-z0-9_-``, and no other "
         "Hub's. Empty for one derived from the Hub's cookie secret."

@@ -14,7 +14,8 @@ from .fields import FIELDS, Field, narrowed
 
 #: What may differ from system to system, beside every ``req_*`` and a ``display_name``.
 OVERRIDABLE = (
-    *("batch_script", "workdir", "python", "port_range", "connect_networks"),
+    *("batch_script", "workdir", "python", "port_range"),
+    *("connect_networks", "address_template"),
     *("option_fields", "environments"),
 )
 #: What a profile sets beside ``req_*``.
@@ -48,6 +49,7 @@ class Settings:
     python: str
     port_range: tuple[int, int]
     connect_networks: Sequence[str]
+    address_template: str
     requests: Mapping[str, Any]
     fields: Mapping[str, Field]
     environments: Mapping[str, Environment]
@@ -123,6 +125,7 @@ def on(config: Any, system: str) -> Settings:
         python=get("python"),
         port_range=tuple(get("port_range")),
         connect_networks=tuple(get("connect_networks")),
+        address_template=get("address_template"),
         requests=requests,
         fields=fields(get("option_fields"), environments),
         environments=environments,

@@ -230,6 +230,7 @@ class FirecRESTSpawner(StoredSpawner):
                 spawn.reported.port,
                 networks=submission.networks(here),
                 ports=here.port_range,
+                template=here.address_template,
             )
         except (NodesUnknown, FirecRESTError, ProviderUnavailable) as error:
             self.log.info("%s: not yet connecting: %s", self._log_name, error.detail)

@@ -95,9 +95,15 @@ def networks(here: Settings) -> list[address.IPNetwork]:
 def of_system(config: SpawnerConfig, system: str) -> Settings:
     """What holds on ``system``. Raises ConfigurationError when that makes no sense."""
     try:
-        return settings.on(config, system)
+        here = settings.on(config, system)
     except ValueError as error:
         raise misconfigured(f"c.FirecRESTSpawner.option_fields for {system}: {error}") from None
+    if here.address_template and not here.connect_networks:
+        raise misconfigured(
+            f"set c.FirecRESTSpawner.connect_networks for {system}, too: what address_template "
+            "leads to is none of the nodes' own addresses"
+        )
+    return here
 
 
 def job_request(

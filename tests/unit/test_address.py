@@ -15,7 +15,16 @@ NODES = {
     "nid003": ("nid003.hsn",),
     "loop": ("127.0.0.1",),
 }
-DNS = {"nid001": ["10.1.0.1"], "nid003.hsn": ["10.2.0.3"], "evil.example": ["10.1.0.1"]}
+DNS = {
+    "nid001": ["10.1.0.1"],
+    "nid003.hsn": ["10.2.0.3"],
+    "evil.example": ["10.1.0.1"],
+    # Where translated addresses lead from outside.
+    "nid001.gw": ["172.16.0.1"],
+    "nid002.gw": ["172.16.0.2"],
+    "nid003.gw": ["10.1.0.99"],
+    "loop.gw": ["127.0.0.1"],
+}
 OWN = {address.numeric("10.1.0.99"), address.numeric("2001:db8::99")}
 
 
@@ -29,6 +38,7 @@ async def choose(
     job_nodes: str | None = "nid001",
     networks: Sequence[str] = (),
     ports: tuple[int, int] = (20000, 20999),
+    template: str = "",
 ) -> tuple[str, int]:
     return await address.choose(
         addresses,
@@ -39,6 +49,7 @@ async def choose(
         own={number for number in OWN if number},
         ports=ports,
         resolve=resolve,
+        template=template,
     )
 
 
@@ -169,3 +180,31 @@ async def test_by_default_only_the_jobs_own_nodes_addresses_are_in() -> None:
 def test_a_network_that_is_none_is_named() -> None:
     with pytest.raises(ValueError, match=r"10\.0\.0\.0/99"):
         address.parse_networks(["10.0.0.0/99"])
+
+
+@pytest.mark.parametrize(
+    ("addresses", "job_nodes", "found"),
+    [
+        (["nid002", "10.1.0.2"], "nid[001-002]", "172.16.0.2"),
+        (["10.1.0.2"], "nid[001-002]", "172.16.0.2"),
+        (["192.168.7.7"], "nid[001-002]", "172.16.0.1"),
+        (["172.16.0.2"], "nid001", "172.16.0.1"),
+        (["nid002"], None, "172.16.0.2"),
+    ],
+)
+async def test_behind_a_translation_the_sites_template_leads_to_the_jobs_node(
+    addresses: list[str], job_nodes: str | None, found: str
+) -> None:
+    """S8: whatever else the job reports."""
+    where = await choose(
+        *addresses, job_nodes=job_nodes, networks=["172.16.0.0/16"], template="{node}.gw"
+    )
+    assert where == (found, 20005)
+
+
+@pytest.mark.parametrize("node", ["nid002", "nid003", "loop", "nid009"])
+async def test_what_the_template_leads_to_has_to_pass_as_well(node: str) -> None:
+    """S8: a number outside the networks, the Hub's own, loopback, a node of another system."""
+    networks = ["172.16.0.1/32", "10.1.0.0/16", "0.0.0.0/0"] if node != "nid002" else ["10.0.0.0/8"]
+    with pytest.raises(AddressRefused):
+        await choose(node, job_nodes=node, networks=networks, template="{node}.gw")

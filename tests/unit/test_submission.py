@@ -141,6 +141,16 @@ def test_a_hub_that_jobs_cannot_reach_is_refused_unless_the_cluster_is_here(api:
     submission.check(here, settings.on(here, "daint"), {"JUPYTERHUB_API_URL": api})
 
 
+def test_a_translation_of_addresses_leads_into_networks_that_are_named() -> None:
+    """S8."""
+    made = config(address_template="{node}.gw")
+    with pytest.raises(ConfigurationError) as caught:
+        submission.of_system(made, "daint")
+    assert "connect_networks" in caught.value.detail
+    made = config(address_template="{node}.gw", connect_networks=["172.16.0.0/16"])
+    assert submission.of_system(made, "daint").address_template == "{node}.gw"
+
+
 @pytest.mark.parametrize(
     ("missing", "named"), [("firecrest_url", "FIRECREST_URL"), ("system", "system")]
 )
