@@ -12,6 +12,7 @@ import tempfile
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,39 +67,57 @@ def main(argv: Sequence[str]) -> int:
     outcome = Outcome()
     if not argv:
         outcome.failed += _in_no_tier()
-    for tier in TIERS:
-        if not argv or tier.name in argv:
+    tiers = [tier for tier in TIERS if not argv or tier.name in argv]
+    ready = [tier for tier in tiers if _is_ready(tier, outcome)]
+    alone = [tier for tier in ready if tier.alone]
+    for tier in ready:
+        if len(alone) == 1 or not tier.alone:
             _run(tier, outcome)
+    if len(alone) > 1:
+        # One test at a time leaves much of a machine idle, and what they need is not the same.
+        print(f"\n--- {' and '.join(tier.name for tier in alone)}, two tiers at a time ---")
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda tier: _run(tier, outcome, later=True), reversed(alone)))
     return _verdict(outcome, strict=os.environ.get("CI") == "true" or _can_install())
 
 
-def _run(tier: Tier, outcome: Outcome) -> None:
-    if tier.services:
-        reason = _install(tier.name)
-        if reason:
-            outcome.left_out.append(f"tier {tier.name}: {reason}")
-            return
+def _is_ready(tier: Tier, outcome: Outcome) -> bool:
+    """Whether the tier can be run; what it needs is installed first."""
+    reason = _install(tier.name) if tier.services else None
+    if reason is None and not any((ROOT / path).exists() for path in tier.paths):
+        reason = f"there is no {' or '.join(tier.paths)}"
+    if reason is not None:
+        outcome.left_out.append(f"tier {tier.name}: {reason}")
+    return reason is None
+
+
+def _run(tier: Tier, outcome: Outcome, later: bool = False) -> None:
+    """Run a tier; with ``later`` what it says is shown when it has ended, for others run beside."""
     paths = [path for path in tier.paths if (ROOT / path).exists()]
-    if not paths:
-        outcome.left_out.append(f"tier {tier.name}: there is no {' or '.join(tier.paths)}")
-        return
     with tempfile.TemporaryDirectory(prefix="firecrestspawner-") as directory:
         report = Path(directory, "report.xml")
-        print(f"\n--- tier {tier.name} ---", flush=True)
+        title = f"--- tier {tier.name} ---"
+        print(
+            f"{title} (its output follows when it has ended)" if later else f"\n{title}", flush=True
+        )
         began = time.monotonic()
-        code = subprocess.run(
+        done = subprocess.run(
             [
                 *(sys.executable, "-m", "pytest", *paths, "-m", tier.marked),
                 *(() if tier.alone else SIDE_BY_SIDE),
                 f"--junitxml={report}",
             ],
             cwd=ROOT,
-        ).returncode
-        print(f"--- tier {tier.name}: {time.monotonic() - began:.0f} s ---", flush=True)
-        if code == NO_TESTS:
+            stdout=subprocess.PIPE if later else None,
+            stderr=subprocess.STDOUT if later else None,
+        )
+        took = f"--- tier {tier.name}: {time.monotonic() - began:.0f} s ---"
+        said = f"\n{title}\n{done.stdout.decode(errors='replace')}" if later else ""
+        print(f"{said}{took}", flush=True)
+        if done.returncode == NO_TESTS:
             outcome.left_out.append(f"tier {tier.name}: there are no tests")
-        elif code:
-            outcome.failed.append(f"tier {tier.name} (pytest's exit code: {code})")
+        elif done.returncode:
+            outcome.failed.append(f"tier {tier.name} (pytest's exit code: {done.returncode})")
         if report.exists():
             outcome.left_out += _skips(report)
 
