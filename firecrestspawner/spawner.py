@@ -157,6 +157,12 @@ class FirecRESTSpawner(StoredSpawner):
             try:
                 job_id = await cluster.submit(token, request, known, adopt=adopt)
             except FirecRESTError as error:
+                if spawn.job_id:
+                    # Only the script holds the ticket that its job has shown meanwhile.
+                    self.log.info(
+                        "%s: its job has introduced itself: %s", self._log_name, error.detail
+                    )
+                    return
                 if error.ambiguous:
                     self._lose(spawn)
                 else:

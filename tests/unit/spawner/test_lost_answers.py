@@ -89,6 +89,24 @@ async def test_the_second_start_finds_its_own_job_beside_the_firsts(scene: Scene
     assert "tombstones" not in scene.state(), "the first is settled"
 
 
+@pytest.mark.parametrize("ambiguous", [True, False], ids=["lost", "refused"])
+async def test_a_job_that_has_introduced_itself_was_submitted_whatever_the_answer(
+    scene: Scene, api: Api, ambiguous: bool
+) -> None:
+    """R1, R3: only the script holds the ticket. Found by `make chaos SEED=2009258 RUNS=1`."""
+    api.submits = [Unwell("No.", ambiguous=ambiguous)]
+    submit = api.submit
+
+    async def while_its_job_begins(*args: Any) -> str:
+        assert await hello(scene, scene.spawner().spawn, "9") == "start"
+        return await submit(*args)
+
+    api.submit = while_its_job_begins  # type: ignore[method-assign, assignment]
+    spawn = await submitted(scene)
+    assert spawn.job_id == "9" and scene.state()["job_id"] == "9"
+    assert scene.spawner().spawn is spawn, "the start goes on"
+
+
 async def test_a_second_start_waits_for_the_firsts_job_to_appear(
     scene: Scene, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
