@@ -113,7 +113,8 @@ async def test_a_job_that_claims_to_be_elsewhere_is_not_connected_to(pbs: Scene)
     await say(spawner, "ready", addresses=["db.example.org", "10.9.9.9"], port=20001)
     with pytest.raises(Exception) as caught:
         await asyncio.wait_for(start, 10)
-    assert "does not run on nodes of the system" in caught.value.jupyterhub_message
+    refusal: Any = caught.value
+    assert "does not run on nodes of the system" in refusal.jupyterhub_message
 
 
 async def test_a_job_in_the_queue_is_not_believed_to_be_anywhere(pbs: Scene) -> None:
