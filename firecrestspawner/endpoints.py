@@ -13,6 +13,7 @@ import json
 import logging
 import re
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -74,8 +75,8 @@ def lives(spawner: Any) -> bool:
     )
 
 
-class _Endpoint(APIHandler):
-    """What both have in common: JSON, never stored, errors of ours as their status."""
+class _Endpoint(APIHandler, ABC):
+    """What all have in common: JSON, never stored, errors of ours as their status."""
 
     def set_default_headers(self) -> None:
         super().set_default_headers()
@@ -92,9 +93,9 @@ class _Endpoint(APIHandler):
             return
         self.finish(json.dumps(answer))
 
+    @abstractmethod
     async def answer(self) -> dict[str, Any]:
         """The answer's body. Raises Error."""
-        raise NotImplementedError
 
     async def in_time(self, awaitable: Awaitable[T], seconds: float) -> T:
         """Await. Raises ProviderUnavailable after ``seconds``."""
