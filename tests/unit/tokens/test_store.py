@@ -58,7 +58,7 @@ async def test_fifty_who_need_a_token_make_one_request(
 
 
 async def test_a_hub_full_of_users_leaves_the_loop_to_others_between_them(issuer: Issuer) -> None:
-    """R8: of the reads of many, their requests and their commits one comes in a round of the loop."""
+    """R8: reads, requests and commits of many come one in a round of the loop."""
     rounds = 0
     read: list[int] = []
     asked: list[int] = []
