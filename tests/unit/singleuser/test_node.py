@@ -7,13 +7,15 @@ import base64
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from firecrestspawner import script
+from firecrestspawner import script, singleuser
 from tests.unit.singleuser.channel_end import (
     ALIVE,
     API_TOKEN,
@@ -208,3 +210,36 @@ def test_no_name_and_no_syntax_is_newer_than_python_3_8(tmp_path: Path, newer: s
         check=False,
     )
     assert (done.returncode == 0) == (newer is None), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("look", [singleuser.diagnosed, singleuser.tabulated])
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "0.0.0.0", "::"])
+def test_a_listening_socket_is_found_and_no_other(
+    look: Callable[[int], set[str]], host: str
+) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as listening, socket.socket() as client:
+        listening.bind((host, 0))
+        port = listening.getsockname()[1]
+        assert look(port) == set(), "bound, and not listening yet"
+        listening.listen()
+        if family == socket.AF_INET:
+            client.connect(("127.0.0.1", port))  # its port is the same on the server's side
+        assert look(port) == {str(os.fstat(listening.fileno()).st_ino)}
+
+
+@pytest.mark.parametrize("answer", ["refuses", "has no such protocol"])
+def test_a_kernel_that_tells_no_listeners_leaves_its_tables(
+    monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    if answer == "refuses":
+        monkeypatch.setattr(socket, "AF_NETLINK", 999)
+    else:
+        monkeypatch.setattr(socket, "IPPROTO_TCP", 250)
+    with pytest.raises(OSError, match=r"sock_diag|not supported"):
+        singleuser.diagnosed(1)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        inode = str(os.fstat(listening.fileno()).st_ino)
+        assert singleuser.listeners(listening.getsockname()[1]) == {inode}
