@@ -130,16 +130,25 @@ class FirecRESTSpawner(StoredSpawner):
     async def _submit_once(self, spawn: Spawn, request: JobRequest, token: Secret) -> None:
         """Submit, and commit the job id before anything else happens (R2, R3).
 
-        The submit outlives the cancellation of start(): its answer is the only thing that says
-        which job is ours.
+        The submit outlives the cancellation of start(): its answer says which job is ours. So does
+        the job that introduces itself meanwhile, for only the script holds the ticket; then the
+        start goes on without the answer.
         """
         self.spawn = spawn
         self._switchboard.plug(spawn.id, self)
         self._save()
-        self._submit = asyncio.ensure_future(self._send(spawn, request, token))
+        submit = self._submit = asyncio.ensure_future(self._send(spawn, request, token))
         # Retrieved here, too, for a start() that was cancelled is not there to do it.
-        self._submit.add_done_callback(lambda task: task.cancelled() or task.exception())
-        await asyncio.shield(self._submit)
+        submit.add_done_callback(lambda task: task.cancelled() or task.exception())
+        while not (submit.done() or spawn.job_id):
+            self._news.clear()
+            news = asyncio.ensure_future(self._news.wait())
+            try:
+                await asyncio.wait([submit, news], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                news.cancel()
+        if submit.done():
+            submit.result()
 
     async def _send(self, spawn: Spawn, request: JobRequest, token: Secret) -> None:
         cluster = self._cluster(spawn.system)
@@ -158,7 +167,6 @@ class FirecRESTSpawner(StoredSpawner):
                 job_id = await cluster.submit(token, request, known, adopt=adopt)
             except FirecRESTError as error:
                 if spawn.job_id:
-                    # Only the script holds the ticket that its job has shown meanwhile.
                     self.log.info(
                         "%s: its job has introduced itself: %s", self._log_name, error.detail
                     )
@@ -365,7 +373,7 @@ class FirecRESTSpawner(StoredSpawner):
         stone = spawn.tombstone("The server was stopped from the Hub.")
         self._keep(stone)
         self._save()
-        if self._submit is not None and not self._submit.done():
+        if self._submit is not None and not (self._submit.done() or spawn.job_id):
             await asyncio.wait([self._submit], timeout=self.stop_patience)
         stone.job_id, stone.submitted_at = spawn.job_id, spawn.submitted_at
         cancelled = await self._cancel(spawn)

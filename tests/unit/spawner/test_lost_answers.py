@@ -107,6 +107,57 @@ async def test_a_job_that_has_introduced_itself_was_submitted_whatever_the_answe
     assert scene.spawner().spawn is spawn, "the start goes on"
 
 
+@pytest.mark.parametrize("answer", ["9", Unwell("It took too long.", ambiguous=True)])
+async def test_a_start_goes_on_with_the_job_that_introduces_itself_before_the_answer(
+    scene: Scene, api: Api, answer: Any
+) -> None:
+    """R3: neither a start nor a stop waits for an answer that says what is known already."""
+    scene.config.FirecRESTSpawner.stop_patience = 1000
+    api.submits = [answer]
+    submit, asked, answers = api.submit, asyncio.Event(), asyncio.Event()
+
+    async def slowly(*args: Any) -> str:
+        asked.set()
+        await answers.wait()
+        return await submit(*args)
+
+    api.submit = slowly  # type: ignore[method-assign, assignment]
+    spawner = scene.spawner()
+    start = asyncio.ensure_future(submitted(scene))
+    await asyncio.wait_for(asked.wait(), 10)
+    assert await hello(scene, spawner.spawn, "9") == "start"
+    spawn = await asyncio.wait_for(start, 10)
+    assert spawner._submit is not None and not spawner._submit.done()
+    answers.set()
+    await asyncio.wait_for(spawner._submit, 10)
+    assert spawner.spawn is spawn and scene.state()["job_id"] == "9"
+
+
+async def test_a_stop_cancels_the_job_that_introduced_itself_before_the_answer(
+    scene: Scene, api: Api
+) -> None:
+    """R7."""
+    scene.config.FirecRESTSpawner.stop_patience = 1000
+    api.put(job("9"))
+    asked, never = asyncio.Event(), asyncio.Event()
+
+    async def mute(*args: Any) -> str:
+        asked.set()
+        await never.wait()
+        return "9"
+
+    api.submit = mute  # type: ignore[method-assign, assignment]
+    spawner = scene.spawner()
+    start = asyncio.ensure_future(submitted(scene))
+    await asyncio.wait_for(asked.wait(), 10)
+    await hello(scene, spawner.spawn, "9")
+    await start
+    await asyncio.wait_for(spawner.stop(now=True), 10)
+    assert "cancel 9" in api.calls
+    assert spawner._submit is not None
+    spawner._submit.cancel()
+
+
 async def test_a_second_start_waits_for_the_firsts_job_to_appear(
     scene: Scene, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
