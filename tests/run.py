@@ -31,7 +31,7 @@ class Tier:
     paths: tuple[str, ...]
     marked: str
     services: bool = False  # needs what `tests.services.install <name>` installs
-    alone: bool = False  # what it installs is there once: one test at a time
+    alone: bool = False  # one test at a time: what it installs is there once, or it waits for pages
 
 
 # From the quickest to the slowest. A test of a directory's tier that also needs a browser or a
@@ -43,7 +43,7 @@ TIERS = (
     Tier("chaos", ("tests/chaos",), PLAIN),
     Tier("journey", ("tests/journeys",), PLAIN),
     Tier("postgresql", ("tests",), "postgresql", services=True, alone=True),
-    Tier("browser", ("tests",), "browser", services=True),
+    Tier("browser", ("tests",), "browser", services=True, alone=True),
     Tier("keycloak", ("tests",), "keycloak", services=True, alone=True),
     Tier("slurm", ("tests",), "slurm", services=True, alone=True),
 )

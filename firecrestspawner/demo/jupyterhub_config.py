@@ -35,9 +35,11 @@ c.FirecRESTSpawner.connect_networks = nodes
 if len(nodes) == 1:
     # Servers, too, listen where nobody else's machine can reach them.
     c.FirecRESTSpawner.ip = nodes[0]
+# There are no language servers here; looking for them would run npm at each start of a server.
+c.FirecRESTSpawner.args = ["--LanguageServerManager.autodetect=False"]
 if os.getuid() == 0:
     # JupyterLab refuses to run as root without being told so.
-    c.FirecRESTSpawner.args = ["--allow-root"]
+    c.FirecRESTSpawner.args.append("--allow-root")
 
 # The Hub itself, and a proxy that outlives its restarts.
 c.JupyterHub.bind_url = os.environ["DEMO_URL"]
