@@ -226,7 +226,7 @@ _REFUSALS = (
            "Choose another reservation, or none.")),
     (r"QOS|qos",
      Cause("queue-policy", "That quality of service is not for you.", "Choose another one.")),
-    (r"node (configuration|count)|[Ff]eature|constraint|gres|GRES|TRES|[Mm]emory",
+    (r"[Nn]ode (configuration|count)|[Ff]eature|constraint|gres|GRES|TRES|[Mm]emory|processors",
      Cause("queue-policy", "No node of the cluster has what was asked for.",
            "Ask for less, or choose another partition.")),
 )  # fmt: skip

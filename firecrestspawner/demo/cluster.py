@@ -136,11 +136,11 @@ class Executor(Protocol):
     def nodes(self) -> list[dict[str, Any]]:
         """The rows of ``/status/{system}/nodes``."""
 
-    def partitions(self) -> list[dict[str, Any]]:
-        """The rows of ``/status/{system}/partitions``."""
+    def partitions(self, viewer: str) -> list[dict[str, Any]]:
+        """The rows of ``/status/{system}/partitions``, as far as ``viewer`` is shown them."""
 
-    def reservations(self) -> list[dict[str, Any]]:
-        """The rows of ``/status/{system}/reservations``."""
+    def reservations(self, viewer: str) -> list[dict[str, Any]]:
+        """The rows of ``/status/{system}/reservations``, as far as ``viewer`` is shown them."""
 
     def userinfo(self, user: str) -> dict[str, Any]:
         """The answer of ``/status/{system}/userinfo``. Raises UnknownUserError."""

@@ -362,12 +362,12 @@ class LocalExecutor:
         with self._lock:
             return self._nodes.rows(self._busy(), self._partitions)
 
-    def partitions(self) -> list[dict[str, Any]]:
+    def partitions(self, viewer: str) -> list[dict[str, Any]]:
         """Every partition spans all nodes."""
         with self._lock:
             return self._nodes.partitions(self._partitions)
 
-    def reservations(self) -> list[dict[str, Any]]:
+    def reservations(self, viewer: str) -> list[dict[str, Any]]:
         """None: this cluster has no reservations."""
         return []
 

@@ -208,14 +208,14 @@ def _nodes(call: Call) -> Answer:
 
 
 def _partitions(call: Call) -> Answer:
-    rows = call.system.executor.partitions()
+    rows = call.system.executor.partitions(call.user)
     if not call.system.over_ssh:
         rows = [{**row, "partition": [row["partition"]]} for row in rows]
     return 200, {"partitions": rows}
 
 
 def _reservations(call: Call) -> Answer:
-    return 200, {"reservations": call.system.executor.reservations()}
+    return 200, {"reservations": call.system.executor.reservations(call.user)}
 
 
 def _userinfo(call: Call) -> Answer:

@@ -339,9 +339,9 @@ class SlurmExecutor:
         text = self._ask(None, "scontrol", "show", "node", "--oneliner")
         return [node_row(fields(line)) for line in text.splitlines() if line.strip()]
 
-    def partitions(self) -> list[dict[str, Any]]:
-        """The partitions that scontrol shows."""
-        text = self._ask(None, "scontrol", "show", "partition", "--oneliner")
+    def partitions(self, viewer: str) -> list[dict[str, Any]]:
+        """The partitions that scontrol shows them: none that is hidden, or other groups' only."""
+        text = self._ask(viewer, "scontrol", "show", "partition", "--oneliner")
         rows = [fields(line) for line in text.splitlines() if "PartitionName=" in line]
         return [
             {
@@ -353,9 +353,9 @@ class SlurmExecutor:
             for row in rows
         ]
 
-    def reservations(self) -> list[dict[str, Any]]:
-        """The reservations that scontrol shows."""
-        text = self._ask(None, "scontrol", "show", "reservation", "--oneliner")
+    def reservations(self, viewer: str) -> list[dict[str, Any]]:
+        """The reservations that scontrol shows them: with PrivateData, only their own."""
+        text = self._ask(viewer, "scontrol", "show", "reservation", "--oneliner")
         rows = [fields(line) for line in text.splitlines() if "ReservationName=" in line]
         return [
             {

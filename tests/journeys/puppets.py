@@ -180,7 +180,7 @@ class Theatre:
             self._puppets.put(puppet)
 
 
-def ask(person: Person, server: str, **options: str) -> httpx.Response:
+def ask(person: Person, server: str, **options: Any) -> httpx.Response:
     """Ask for a server through the Hub's REST API; the answer, whatever its status."""
     path = f"/hub/api/users/{person.name}/servers/{server}"
     headers = person._xsrf_header("/hub/api")

@@ -46,11 +46,17 @@ def pytest_runtest_makereport(
 
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[Slurm]:
-    """Two nodes; users see their own jobs only; accounting keeps all that it can keep."""
+    """Two nodes; users see their own jobs and reservations only; what accounting and partitions
+    do not allow is refused at once; accounting keeps all that it can keep."""
     if os.geteuid() != 0:
         pytest.skip("slurmd starts jobs as their users: needs root")
-    kept = {"PrivateData": "jobs", "AccountingStoreFlags": "job_script,job_env,job_comment"}
-    with Slurm(nodes=2, config=kept) as running:
+    config = {
+        "PrivateData": "jobs,reservations",
+        "AccountingStorageEnforce": "associations,limits,qos",
+        "EnforcePartLimits": "ALL",
+        "AccountingStoreFlags": "job_script,job_env,job_comment",
+    }
+    with Slurm(nodes=2, config=config) as running:
         yield running
 
 

@@ -76,29 +76,43 @@ def test_the_last_thing_that_went_wrong_counts() -> None:
     assert cause_of(Traces(lines=lines)).name == "disk-full"
 
 
-#: FirecREST's own answers (recorded), as the client has them (answers.failure).
+#: FirecREST's own answers (recorded, and seen of Slurm 22.05 in tests/slurm/test_entitlements.py),
+#: as the client has them (answers.failure).
 REFUSED = "The scheduler refused the job: {}."
 
 
 @pytest.mark.parametrize(
-    ("words", "name"),
+    ("words", "name", "explained"),
     [
         ("Batch job submission failed: Invalid account or account/partition combination specified",
-         "account"),
+         "account", "may not be charged"),
         ("invalid partition specified: nosuch, Batch job submission failed: Invalid partition name "
-         "specified", "queue-policy"),
+         "specified", "queue-policy", "no such partition"),
         ("AssocMaxSubmitJobLimit, Batch job submission failed: Job violates accounting/QOS policy "
-         "(job submit limit, user's size and/or time limits)", "queue-policy"),
-        ("Batch job submission failed: Access denied to requested reservation", "queue-policy"),
+         "(job submit limit, user's size and/or time limits)", "queue-policy", "A limit of"),
+        ("Batch job submission failed: Requested time limit is invalid (missing or exceeds some "
+         "limit)", "queue-policy", "A limit of"),
+        ("Batch job submission failed: Access denied to requested reservation", "queue-policy",
+         "reservation is not valid, or not for you"),
+        ("Batch job submission failed: Invalid qos specification", "queue-policy", "not for you"),
         ("Batch job submission failed: Requested node configuration is not available",
-         "queue-policy"),
-        ("unrecognized option '--nosuch'", "queue-policy"),
+         "queue-policy", "No node of the cluster has"),
+        ("Batch job submission failed: Node count specification invalid", "queue-policy",
+         "No node of the cluster has"),
+        ("Batch job submission failed: More processors requested than permitted", "queue-policy",
+         "No node of the cluster has"),
+        ("Batch job submission failed: Invalid feature specification", "queue-policy",
+         "No node of the cluster has"),
+        ("unrecognized option '--nosuch'", "queue-policy", ""),
     ],
 )  # fmt: skip
-def test_a_schedulers_refusal_is_quoted_and_explained(words: str, name: str) -> None:
+def test_a_schedulers_refusal_is_quoted_and_explained(
+    words: str, name: str, explained: str
+) -> None:
     cause = cause_of_refusal("rejected", REFUSED.format(words))
     assert cause.name == name
     assert words in cause.sentence and cause.advice
+    assert explained in cause.sentence
 
 
 def test_other_refusals_have_their_sentence_already() -> None:
