@@ -36,6 +36,14 @@ def _kilobytes(text: str) -> int:
     return int(text) * 1024 if unit is None else int(text[:-1]) * unit
 
 
+def in_pbs_words(kind: Kind, text: str) -> str:
+    """A value for PBS, to which a bare number is seconds, or bytes, and which knows no days."""
+    if kind is DURATION:
+        minutes, seconds = divmod(_seconds(text), 60)
+        return f"{minutes // 60:02}:{minutes % 60:02}:{seconds:02}"
+    return f"{text}mb" if kind is MEMORY and text.isdigit() else text
+
+
 def _last_number(text: str) -> int:
     return int(text.rpartition(":")[2])
 

@@ -18,7 +18,7 @@ from . import address, output, profiles, script, settings
 from .client import JobRequest, System
 from .config import SpawnerConfig
 from .errors import ConfigurationError, OptionsError
-from .fields import FIELDS, lies_under
+from .fields import FIELDS, in_pbs_words, lies_under
 from .models import Secret
 from .oidc import Provider
 from .service import ServiceAccount
@@ -121,6 +121,8 @@ def job_request(
     """
     workdir = _workdir(here, chosen, spawn.user)
     values = here.values(chosen)
+    if system.scheduler == "pbs":
+        values |= _in_pbs_words(here, chosen)
     template = _template(here.batch_script, system)
     try:
         if system.honours_directives:
@@ -153,6 +155,16 @@ def job_request(
         env={"HOME": workdir, "USER": spawn.user},
         **fields,
     )
+
+
+def _in_pbs_words(here: Settings, chosen: Mapping[str, str]) -> dict[str, str]:
+    """The values of users' fields, which mean what sbatch does by them, as PBS writes them."""
+    values = here.values(chosen)
+    return {
+        name: in_pbs_words(field.kind, values[name])
+        for name, field in here.fields.items()
+        if name in values and (name in chosen or values[name] == field.default)
+    }
 
 
 def _refuse_unused(template: str | Path, chosen: Mapping[str, str], system: System) -> None:

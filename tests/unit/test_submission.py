@@ -218,3 +218,31 @@ async def test_a_claim_that_is_no_user_name_is_refused(user: Any) -> None:
     with pytest.raises(ConfigurationError) as caught:
         await submission.cluster_user(config(), provider, Secret("t"))
     assert "username_claim" in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("chosen", "directive"),
+    [
+        ({"runtime": "90"}, "#PBS -l walltime=01:30:00"),
+        ({"runtime": "04:30"}, "#PBS -l walltime=00:04:30"),
+        ({"runtime": "1-12"}, "#PBS -l walltime=36:00:00"),
+        ({"runtime": "2-00:30:05"}, "#PBS -l walltime=48:30:05"),
+        ({"memory": "16000"}, "#PBS -l select=1:mem=16000mb"),
+        ({"memory": "16G"}, "#PBS -l select=1:mem=16G"),
+    ],
+)
+def test_what_a_field_means_is_what_pbs_is_told(chosen: dict[str, str], directive: str) -> None:
+    """The fields mean what sbatch does by them; PBS reads seconds and bytes without a unit."""
+    pbs = System("daint", scheduler="pbs")
+    own = {"workdir": "/home/alice/x", "partition": "workq"}
+    assert directive in request(pbs, {**chosen, **own}).script.reveal().splitlines()
+    # So does what an empty field means; what a site has set of req_* is in PBS's own words.
+    made = config(option_fields={name: {"default": value} for name, value in chosen.items()})
+    here = settings.on(made, "daint")
+    text = submission.job_request(made, here, spawn(), pbs, {}, "hub-1").script.reveal()
+    assert directive in text.splitlines()
+
+
+def test_what_a_site_has_set_is_in_pbs_own_words() -> None:
+    text = request(System("daint", scheduler="pbs"), {}, req_runtime="5400").script.reveal()
+    assert "#PBS -l walltime=5400" in text.splitlines()
