@@ -13,6 +13,8 @@ from .states import is_pbs, pbs_end
 
 #: Jobs' free-text fields are cut to this many characters wherever they are kept or shown.
 TEXT_LIMIT = 300
+#: No time is later (Unix seconds), and no time limit longer.
+_FAR_AWAY = 10**11
 
 
 class Secret:
@@ -152,8 +154,13 @@ def _number(value: Any) -> int | None:
 
 
 def _seconds(value: Any) -> int | None:
-    # slurmrestd says 0 where sacct says nothing (FirecREST facts, "job dict").
-    return _number(value) or None
+    """A time, or a number of seconds, with which a page can count.
+
+    slurmrestd says 0 where sacct says nothing (FirecREST facts, "job dict"); and what a list says
+    may be of another user's making, who must not break the page of the job's own (R10).
+    """
+    number = _number(value)
+    return number if number is not None and 0 < number < _FAR_AWAY else None
 
 
 @dataclass(frozen=True)

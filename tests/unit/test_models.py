@@ -43,6 +43,17 @@ def test_a_row_of_wrong_types_harms_nobody() -> None:
     assert (job.id, job.nodes, job.start) == ("3", "", None)
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [10**400, 10**11, -(10**400), -5, 0, 1.5, float("nan"), "7", True],
+    ids=lambda odd: str(odd)[:13],
+)
+def test_no_page_has_to_count_with_a_time_that_is_none(odd: object) -> None:
+    """R10: a list may hold rows of another user's making, and the home page is of all servers."""
+    job = Job.from_api({**ROW, "time": {"start": odd, "limit": odd, "end": odd}})
+    assert (job.start, job.limit, job.end) == (None, None, None)
+
+
 def test_a_secret_does_not_show_itself() -> None:
     """S1."""
     secret = Secret("hunter2")
