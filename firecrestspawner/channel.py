@@ -174,7 +174,8 @@ def _exiting(raw: dict[str, Any]) -> Exiting:
     return Exiting(
         spawn_id=_matching(raw, "spawn_id", _SPAWN_ID),
         code=_integer(raw, "code", -255, 255),
-        reason=reason,
+        # It goes into the Hub's log, where a line of the job's own making could pass for the Hub's.
+        reason="".join(c if c.isprintable() else " " for c in reason),
         walltime=walltime,
     )
 

@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 from . import reasons
-from .models import Job, JobState
+from .models import TEXT_LIMIT, Job, JobState
 
 #: Seconds of waiting after which there is something new to say; from an hour on, each half hour.
 STEPS = (0, 30, 60, 120, 180, 240, 300, 600, 900, 1200, 1800, 2700)
@@ -175,5 +175,5 @@ def how_it_ended(job: Job) -> str:
         JobState.PREEMPTED: "was preempted by another job",
     }.get(job.state, "ended")
     code = f" with exit code {job.exit_code}" if job.state is JobState.FAILED else ""
-    reason = f" ({job.reason})" if job.reason else ""
+    reason = f" ({reasons.shown(job.reason, TEXT_LIMIT)})" if job.reason else ""
     return f"Job {job.id} {how}{code}{reason} before its server was ready."

@@ -161,6 +161,16 @@ def test_a_signature_covers_every_field() -> None:
             line.prove({**signed, field: "other"})
 
 
+def test_what_a_job_says_of_its_end_is_one_line_that_prints() -> None:
+    """It goes into the Hub's log, and a job's code can say whatever it wants."""
+    said = "killed\n[W 2026-11-28 06:00:00 JupyterHub] mallory is an admin\r\x1b[2J\u2028\u202eabc"
+    message, _ = channel.parse(
+        body(message="exiting", spawn_id="0" * 16, code=0, reason=said, walltime=1, mac="")
+    )
+    assert isinstance(message, channel.Exiting)
+    assert message.reason.isprintable() and message.reason.startswith("killed [W 2026")
+
+
 def test_hub_and_launcher_sign_alike() -> None:
     """The launcher may import nothing of ours, so its signing is written a second time."""
     message = {"message": "ready", "addresses": ["ü", "b"], "port": 7, "spawn_id": "0" * 16}

@@ -184,3 +184,9 @@ def test_each_end_is_told_for_what_it_is() -> None:
     assert "node" in how_it_ended(job(JobState.NODE_FAIL))
     assert "cancelled" in how_it_ended(job(JobState.CANCELLED))
     assert "(because)" in how_it_ended(job(JobState.COMPLETED, reason="because"))
+
+
+def test_what_a_scheduler_says_of_an_end_is_one_line_that_prints() -> None:
+    """It goes into the Hub's log."""
+    reason = "a\r\x1b[31m\u202e\n[I Hub] another line"
+    assert how_it_ended(job(JobState.FAILED, exit_code=1, reason=reason)).isprintable()
