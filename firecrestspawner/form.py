@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 
 from .client import System
-from .fields import Field
+from .fields import LONGEST, Field
 from .options import OF, ignored
 from .profiles import CUSTOM, UNLISTED, Profile, default
 from .settings import Settings
@@ -86,6 +86,7 @@ def render(
     profiles: what is ready-made; the plain fields are beside them, if there are any.
     hints: the path that says what the user may use, for the browser to ask.
     """
+    chosen = {name: value for name, value in chosen.items() if _may_be_shown(value)}
     plain = len(panels) > 1 or any(panel.settings.fields for panel in panels)
     if not plain and not profiles:
         return ""
@@ -108,6 +109,13 @@ def render(
         chosen=chosen,
         hints=hints if plain else "",
     )
+
+
+def _may_be_shown(value: Any) -> bool:
+    """Whether a field could hold it. The Hub stores what a request to its REST API asked for before
+    anybody has looked at it, and the form has to appear all the same.
+    """
+    return isinstance(value, int) or (isinstance(value, str) and len(value) <= LONGEST)
 
 
 def _selected(profiles: Sequence[Profile], chosen: Mapping[str, Any], plain: bool) -> str:

@@ -44,10 +44,11 @@ class Unlisted:
     def read(self, name: str, value: Any) -> dict[str, str]:
         """What the value sets. Raises OptionsError naming the option."""
         kinds = [FIELDS[key[4:]].kind if key[4:] in FIELDS else NAME for key in self.override]
+        # The kinds first: they bound what a site's pattern is tried on, whatever that costs (R8).
         if (
             not isinstance(value, str)
-            or not re.fullmatch(self.pattern, value, re.ASCII)
             or not all(re.fullmatch(kind.pattern, value, re.ASCII) for kind in kinds)
+            or not re.fullmatch(self.pattern, value, re.ASCII)
         ):
             why = f": {self.message}" if self.message else ""
             raise OptionsError(f"{shown(value)} cannot be had here (option {name!r}){why}.")
@@ -186,6 +187,8 @@ def _option(where: str, key: Any, given: Any, check: Check) -> Option:
         choices[str(name)] = Choice(str(name), label, _override(place, each, check))
         first = str(name) if each.get("default") and not first else first
     unlisted = given.get("unlisted_choice") or {}
+    if not isinstance(unlisted, Mapping):
+        raise ValueError(f"{where}: 'unlisted_choice' is a dict")
     return Option(
         key,
         _text(where, given, "display_name", key),
@@ -227,6 +230,8 @@ def _override(where: str, given: Mapping[str, Any], check: Check) -> dict[str, A
         raise ValueError(f"{where}: 'spawner_override' is a dict")
     for key, value in override.items():
         try:
+            if not isinstance(key, str):
+                raise ValueError(f"a setting has a name: {shown(key)}")
             if key in NOT_REQUESTS and not isinstance(value, str):
                 raise ValueError(f"{key!r} is text: {shown(value)}")
             if key not in NOT_REQUESTS:

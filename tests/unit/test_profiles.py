@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from traitlets import TraitError
 
 from firecrestspawner import form, options, profiles, settings
@@ -117,6 +119,56 @@ def test_a_value_of_the_users_own_is_of_the_fields_type_whatever_the_sites_patte
         profile.chosen({"who--unlisted-choice": "$(id)"})
 
 
+def test_a_value_without_end_is_not_even_looked_at() -> None:
+    """R8: a site's pattern is tried on the Hub's event loop."""
+    given = [dict(GIVEN[1])]
+    entry = {
+        "enabled": True,
+        "validation_regex": "([a-z]+/?)*:x",  # ever twice as long with each letter
+        "spawner_override": {"req_account": "{value}"},
+    }
+    given[0]["profile_options"] = {"o": {"choices": {"a": {}}, "unlisted_choice": entry}}
+    (profile,) = read(given)
+    for value in ("a" * 600, "a" * 65):
+        with pytest.raises(OptionsError):
+            profile.chosen({"o--unlisted-choice": value})
+
+
+#: What somebody might write into a profile_list, or forget to.
+_KEYS = st.sampled_from(
+    [
+        *("display_name", "slug", "description", "default", "profile_options"),
+        *("spawner_override", "choices", "unlisted_choice", "enabled", "validation_regex"),
+        *("req_gpus", "req_image", "system", "o"),
+    ]
+)
+_ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.sampled_from(["", "x", "{value}", "("]),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(_KEYS | st.integers(0, 1), inner, max_size=6)
+    ),
+    max_leaves=12,
+)
+
+
+@given(_ANYTHING, _ANYTHING, _ANYTHING)
+def test_no_list_breaks_its_reader(override: Any, option: Any, unlisted_choice: Any) -> None:
+    """A callable gives what it gives: it is refused with the name of the setting, or works."""
+    entry = {"display_name": "x", "spawner_override": override}
+    o = {"choices": {"a": {}}, "unlisted_choice": unlisted_choice}
+    for made in (
+        override,
+        [override],
+        [entry],
+        [{"display_name": "x", "profile_options": {"o": option}}],
+        [{"display_name": "x", "profile_options": {"o": o}}],
+    ):
+        try:
+            read(made)
+        except (ValueError, TraitError):
+            continue
+
+
 def unlisted(**changes: Any) -> list[dict[str, Any]]:
     entry = {"enabled": True, "spawner_override": {"req_image": "{value}"}, **changes}
     return [
@@ -211,3 +263,13 @@ def test_without_plain_fields_there_is_no_custom_entry() -> None:
     text = rendered({}, option_fields=[])
     assert accessible(Page(text))
     assert 'value="custom"' not in text
+
+
+@pytest.mark.parametrize("odd", [[], {}, ["one"], {"a": 1}, None, True, 1.5, 7, "x" * 100_000])
+@pytest.mark.parametrize("name", ["size", "image--unlisted-choice", "profile", "system", "account"])
+def test_the_form_appears_whatever_was_asked_for_before(name: str, odd: Any) -> None:
+    """The Hub stores a refused request's options, and gives them to the next form."""
+    for systems in ([], ["daint", "eiger"]):
+        text = rendered({"profile": "gpu", name: odd}, systems=systems)
+        assert accessible(Page(text))
+        assert "xxxxx" not in text
