@@ -5,17 +5,21 @@ One definition for form and REST API: profiles and fields as the configuration h
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
 from traitlets import TraitError
 
 from . import form, options, profiles, submission
+from .errors import OptionsError
 from .profiles import Profile
 from .settings import Settings
 
 #: Seconds that the form waits for a list of systems that nobody has ever seen.
 GLANCE = 2.0
+#: Seconds that a site's own profile_list may take: a page waits for it, and a start.
+LISTING = 10.0
 
 
 async def page(spawner: Any) -> str:
@@ -53,10 +57,14 @@ async def made(spawner: Any) -> tuple[Settings, dict[str, str]]:
     names = spawner.known_systems()
     default = names[0] if names else ""
     wanted = spawner.user_options
-    profile = profiles.choose(await offered(spawner), wanted)
+    listed = await offered(spawner)
+    profile = profiles.choose(listed, wanted)
     if profile is None:
         system = options.choose_system(wanted, names, default)
         here = submission.of_system(spawner, system)
+        if listed and len(names) < 2 and not here.fields:
+            # The form has no such entry, either: the site offers its profiles and nothing else.
+            raise OptionsError(f"There is no profile called {profiles.CUSTOM!r}.")
         return here, options.parse(wanted, here.fields)
     sets = profile.chosen(wanted)
     here = submission.of_system(spawner, options.choose_system(sets, names, default))
@@ -69,7 +77,12 @@ async def offered(spawner: Any) -> tuple[Profile, ...]:
     if callable(given):
         given = given(spawner)
         if hasattr(given, "__await__"):
-            given = await given
+            try:
+                given = await asyncio.wait_for(given, LISTING)
+            except asyncio.TimeoutError:
+                raise submission.misconfigured(
+                    f"c.FirecRESTSpawner.profile_list: no answer in {LISTING:g} s"
+                ) from None
     try:
         return profiles.read(given or [], spawner.check_request)
     except (ValueError, TraitError) as error:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from firecrestspawner import submission
+from firecrestspawner import choice, submission
 from firecrestspawner.client import System
 from firecrestspawner.errors import ConfigurationError, OptionsError
 from firecrestspawner.spawner import FirecRESTSpawner
@@ -88,6 +89,35 @@ async def test_what_a_callable_gets_wrong_is_the_admins_to_mend(scene: Scene, gi
     with pytest.raises(ConfigurationError) as caught:
         await prepared(scene)
     assert "profile_list" in caught.value.detail
+
+
+async def test_a_callable_that_never_answers_holds_nobody_up(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R8."""
+
+    async def never(spawner: Any) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(choice, "LISTING", 0.01)
+    scene.config.FirecRESTSpawner.profile_list = never
+    for wait in (prepared(scene), scene.spawner().get_options_form()):
+        with pytest.raises(ConfigurationError) as caught:
+            await asyncio.wait_for(wait, 5)
+        assert "profile_list" in caught.value.detail
+
+
+@pytest.mark.parametrize("asked", [{"profile": "custom"}, {"system": "daint"}, {"account": None}])
+async def test_where_there_is_nothing_but_profiles_nothing_else_can_be_had(
+    scene: Scene, asked: dict[str, Any]
+) -> None:
+    """A request to the REST API is refused what the form does not offer."""
+    scene.config.FirecRESTSpawner.systems = []
+    scene.config.FirecRESTSpawner.option_fields = []
+    scene.config.FirecRESTSpawner.profile_list = LIST[1:]
+    assert "--cpus-per-task=1" in (await prepared(scene))[2]
+    with pytest.raises(OptionsError, match="'custom'"):
+        await prepared(scene, **asked)
 
 
 @pytest.mark.parametrize(
