@@ -167,12 +167,17 @@ class HintsHandler(_Endpoint):
         spawner, system = user.spawner, arguments.get("system", "")
         if not hasattr(spawner, "known_systems") or system not in spawner.known_systems():
             raise Error("There is no such system to choose.", status=404)
+        if not spawner.hint_age > 0:
+            # Nothing would be kept: each request would be three to FirecREST (C3).
+            raise Error("This Hub gives no hints.", status=404)
+        store = self.authenticator.token_store  # not the handler, which would be kept with it
 
         async def token() -> Secret:
-            return (await self.authenticator.token_store.get(user)).access_token
+            return (await store.get(user)).access_token
 
         firecrest = spawner._cluster(system).firecrest
-        hints = self.desk.get(user.id, firecrest, system, token, age=spawner.hint_age)
+        who = (user.id, user.name)
+        hints = self.desk.get(who, firecrest, system, token, age=spawner.hint_age)
         return (await self.in_time(hints, HINTS_DEADLINE)).public()
 
 

@@ -51,11 +51,25 @@ class Hints:
         return asdict(self)
 
 
+class _Slip:
+    """One user's hints for one system. Whoever asks last is whose ``token`` gets them: who asked
+    first may be gone, with another under the same number (SQLite gives those of the deleted again).
+    """
+
+    def __init__(self, firecrest: FirecREST, system: str) -> None:
+        self._about = firecrest, system
+        self.token: Callable[[], Awaitable[Secret]]
+        self.hints = Shared(self._fetch)
+
+    async def _fetch(self) -> Hints:
+        return await _ask(await self.token(), *self._about)
+
+
 class Desk:
     """The hints that were asked for a moment ago: any number of tabs makes one set of requests."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[Any, str, str], Shared[Hints]] = OrderedDict()
+        self._kept: OrderedDict[tuple[Any, str, str], _Slip] = OrderedDict()
 
     async def get(
         self,
@@ -69,24 +83,22 @@ class Desk:
         """What ``user`` (any key) may use on ``system``, asked anew when older than ``age`` s.
 
         ``token`` gets the user's access token when it is needed. Raises nothing of ours: that
-        nothing was answered is kept as long as an answer is (C3).
+        nothing was answered is kept as long as an answer is (C3). That there is no token is not,
+        for who reads it logs in again.
         """
         key = (user, firecrest.url, system)
-        shared = self._kept.setdefault(key, Shared(lambda: _fetch(firecrest, system, token)))
+        slip = self._kept.setdefault(key, _Slip(firecrest, system))
+        slip.token = token
         self._kept.move_to_end(key)
         while len(self._kept) > KEPT:
             self._kept.popitem(last=False)
-        return await shared.get(age)
+        try:
+            return await slip.hints.get(age, or_older=False)
+        except Error as error:
+            return Hints(problem=error.message)
 
 
-async def _fetch(
-    firecrest: FirecREST, system: str, token: Callable[[], Awaitable[Secret]]
-) -> Hints:
-    try:
-        mine = await token()
-    except Error as error:
-        return Hints(problem=error.message)
-
+async def _ask(mine: Secret, firecrest: FirecREST, system: str) -> Hints:
     async def ask(what: str) -> Any:
         try:
             return await firecrest.status(mine, system, what)

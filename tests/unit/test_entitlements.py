@@ -118,3 +118,29 @@ async def test_a_long_list_is_cut_and_only_so_many_users_are_kept(
     assert len(desk._kept) == 2
     await hints(api, desk)
     assert len(api.asked) == 12, "the first was forgotten"
+
+
+async def test_who_asks_now_is_whose_token_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """S5: who asked first may have been deleted, and another made under the same number."""
+    desk, api = Desk(), Api()
+    await hints(api, desk)
+    api.asked.clear()
+
+    async def token() -> Secret:
+        return Secret("of the new one")
+
+    await desk.get(1, api, "daint", token, age=-1)  # type: ignore[arg-type]
+    assert {asked for asked, *_ in api.asked} == {"of the new one"}
+
+
+async def test_who_logs_in_again_is_told_at_once() -> None:
+    desk, api = Desk(), Api()
+
+    async def none() -> Secret:
+        raise LoginRequired("Log in again.")
+
+    assert (await desk.get(1, api, "daint", none, age=60)).problem  # type: ignore[arg-type]
+    assert (await hints(api, desk)).account
+    # What was said before the session ended is the user's, and kept as long as anything is.
+    assert (await desk.get(1, api, "daint", none, age=60)).account  # type: ignore[arg-type]
+    assert (await desk.get(1, api, "daint", none, age=-1)).problem  # type: ignore[arg-type]

@@ -34,6 +34,8 @@ def job(job_id: str, state: JobState = JobState.PENDING, **fields: Any) -> Job:
 class Api:
     """FirecREST. Answers of submits are used up one by one; an error among them is raised."""
 
+    url = URL
+
     def __init__(self) -> None:
         self.described = System("daint")
         #: Further systems; an error is raised in place of the whole list.
