@@ -54,7 +54,7 @@ class Shelf:
     """The outputs that were read a moment ago: any number of tabs makes one request for each."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[str, Shared[Output]] = OrderedDict()
+        self._kept: OrderedDict[Source, Shared[Output]] = OrderedDict()
 
     async def get(self, spawner: Any, source: Source) -> Output:
         """The end of the job's output, read anew when it is older than FRESH seconds."""
@@ -62,8 +62,9 @@ class Shelf:
         async def fetch() -> Output:
             return await read_output(spawner, source.system, source.path)
 
-        shared = self._kept.setdefault(source.spawn_id, Shared(fetch))
-        self._kept.move_to_end(source.spawn_id)
+        # By all of it: a job that introduces itself may correct its number, and so its log's path.
+        shared = self._kept.setdefault(source, Shared(fetch))
+        self._kept.move_to_end(source)
         while len(self._kept) > KEPT:
             self._kept.popitem(last=False)
         return await shared.get(FRESH)

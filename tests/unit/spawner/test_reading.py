@@ -70,6 +70,18 @@ async def test_a_failure_is_shared_too_and_not_for_long(
     assert (await shelf.get(spawner, source())).lines == ("one",)
 
 
+async def test_the_log_of_a_job_whose_number_was_corrected_is_the_one_that_is_read(
+    scene: Scene,
+) -> None:
+    """What a submit printed may be another's number, until the job introduces itself."""
+    right = PATH.replace("7", "8")
+    scene.api.files = {PATH: "an old job's\n", right: "this one's\n"}
+    spawner, shelf = scene.spawner(), Shelf()
+    assert (await shelf.get(spawner, source())).lines == ("an old job's",)
+    now = await shelf.get(spawner, source()._replace(job_id="8", path=right))
+    assert (now.path, now.lines) == (right, ("this one's",))
+
+
 async def test_few_outputs_are_kept(scene: Scene) -> None:
     spawner, shelf = scene.spawner(), Shelf()
     for number in range(KEPT + 1):
