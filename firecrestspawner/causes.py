@@ -158,6 +158,16 @@ UNREACHABLE = Cause(
     "The server runs, but the Hub could not connect to it on its compute node.",
     f"Start again. {_ADMINS}",
 )
+QUEUED = Cause(
+    "start-timeout",
+    "Its job was still in the queue, and was cancelled.",
+    "Ask for less time or fewer nodes, choose another partition, or come when less is going on.",
+)
+SLOW = Cause(
+    "start-timeout",
+    "Its job ran, but no server came up in it.",
+    f"The last lines of its output may tell why. {_ADMINS}",
+)
 UNKNOWN = Cause("unknown", "", f"The last lines of its output may tell more. {_ADMINS}")
 
 _STATES = {

@@ -333,7 +333,8 @@ class SpawnerConfig(Configurable):
     start_timeout = Integer(
         24 * 3600,
         help="Seconds a server may take to start, time in the queue included. "
-        "The Hub's own default, one minute, is shorter than most queues.",
+        "The Hub's own default, one minute, is shorter than most queues. A start that takes longer "
+        "fails, and its job is cancelled.",
     ).tag(config=True)
 
     walltime_warning = Integer(

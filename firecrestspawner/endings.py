@@ -15,11 +15,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from . import options, output
-from .causes import UNREACHABLE, Cause, Traces, cause_of, cause_of_refusal
-from .errors import Error, JobEnded
+from . import causes, options, output
+from .causes import Cause, Traces, cause_of, cause_of_refusal
+from .errors import Error, JobEnded, StartTimedOut
 from .output import Output
 from .spawn import Spawn
+from .states import JobState
 
 #: Ends that are remembered, of all users; the oldest go first.
 REMEMBERED = 1000
@@ -80,16 +81,21 @@ async def failed(spawner: Any, error: Error) -> Error:
     Waits for the log's last lines, output.DEADLINE seconds at most.
     """
     spawn = spawner.spawn
-    if spawn is None or not (isinstance(error, JobEnded) and _over(spawner, spawn)):
+    late = isinstance(error, StartTimedOut)
+    if late and spawn is not None and not _begun(spawner):
+        _keep(spawner, _ending(spawner, spawn, causes.QUEUED, error.message))
+        return _worded(error, f"{error.message} {causes.QUEUED.text}")
+    if spawn is None or not (late or (isinstance(error, JobEnded) and _over(spawner, spawn))):
         cause = cause_of_refusal(error.reason, error.message)
         _keep(spawner, _ending(spawner, spawn, cause))
         return _worded(error, cause.text)
     traces = _traces(spawner, spawn)
-    ending = _ending(spawner, spawn, cause_of(traces), error.message)
+    ending = _ending(spawner, spawn, causes.SLOW if late else cause_of(traces), error.message)
     _keep(spawner, ending)
     written = await read_output(spawner, spawn.system, ending.output.path)
     # The log of a job that ended by itself may tell what its end does not.
     cause = cause_of(replace(traces, lines=written.lines))
+    cause = causes.SLOW if late and cause is causes.UNKNOWN else cause
     shown = replace(written, lines=_last(written.lines))
     _keep(spawner, replace(ending, cause=cause, output=shown))
     return _worded(error, f"{error.message} {cause.text}")
@@ -137,7 +143,7 @@ def cleared(spawner: Any) -> None:
     elif spawner._waiting_for_response:
         # User._wait_up stops what does not answer within http_timeout.
         happened = f"Job {spawn.job_id} runs, and its server is up."
-        _keep(spawner, _ending(spawner, spawn, UNREACHABLE, happened))
+        _keep(spawner, _ending(spawner, spawn, causes.UNREACHABLE, happened))
     else:
         forget(spawner)
 
@@ -149,6 +155,12 @@ def _keep(spawner: Any, ending: Ending) -> None:
 def _over(spawner: Any, spawn: Spawn) -> bool:
     """Whether the server or its job is known to have ended."""
     return spawn.exit_code is not None or (spawner._watch is not None and spawner._watch.over)
+
+
+def _begun(spawner: Any) -> bool:
+    """Whether the job is known to have left the queue."""
+    job = spawner._watch.job if spawner._watch is not None else None
+    return job is not None and job.state is not JobState.PENDING
 
 
 def _traces(spawner: Any, spawn: Spawn) -> Traces:

@@ -11,6 +11,7 @@ Every error the project raises on purpose hangs from one tree::
     ├── ProviderUnavailable     503    the identity provider is away: nothing is concluded from it
     ├── AddressRefused          502    a job reported an address the Hub must not connect to (S8)
     ├── JobEnded                500    the job ended before its server was ready
+    ├── StartTimedOut           504    no server within start_timeout, though nothing has ended
     ├── ChannelError            400/403  a message on the job channel was malformed or not proven
     └── FirecRESTError                 FirecREST answered, or failed to
         ├── Unreachable         503    no usable answer: refused, reset, timed out
@@ -102,6 +103,13 @@ class JobEnded(Error):
     """The job ended before its server was ready."""
 
     reason = "job-ended"
+
+
+class StartTimedOut(Error):
+    """The server was not ready within start_timeout; nothing says that its job has ended."""
+
+    status = 504
+    reason = "start-timeout"
 
 
 class ChannelError(Error):

@@ -80,7 +80,7 @@ class Progress:
         step = _step(lasted)
         percent = max(self._furthest, _creep(phase, step))
         self._furthest = percent
-        so_far = f", more than {_amount(step)} so far" if step else ""
+        so_far = f", more than {amount(step)} so far" if step else ""
         message = _message(phase, job, job_id, system, so_far, now)
         if trouble and phase in (Phase.QUEUED, Phase.ALLOCATED, Phase.RUNNING):
             message = f"{message.removesuffix('.')}. {trouble}"
@@ -138,7 +138,7 @@ def _when(job: Job, now: float) -> str:
     if about is None:
         unit = HOUR if left <= 36 * HOUR else DAY
         about = math.ceil(left / unit) * unit
-    return f"The scheduler expects it to start in about {_amount(about)}."
+    return f"The scheduler expects it to start in about {amount(about)}."
 
 
 def _step(waited: float) -> int:
@@ -154,7 +154,8 @@ def _creep(phase: Phase, waited: int) -> int:
     return first + int((last - first) * min(part, 1.0))
 
 
-def _amount(seconds: int) -> str:
+def amount(seconds: int) -> str:
+    """Whole seconds in words."""
     if seconds < 60:
         return f"{seconds} s"
     if seconds >= 2 * DAY and seconds % DAY == 0:

@@ -22,15 +22,18 @@ from .errors import (
     FirecRESTError,
     JobEnded,
     ProviderUnavailable,
+    StartTimedOut,
 )
 from .models import Secret
-from .progress import Stage, how_it_ended
+from .progress import Stage, amount, how_it_ended
 from .refusal import refuse
 from .spawn import Spawn, earlier
 from .stored import StoredSpawner
 
 #: Seconds between looks while something is awaited that no message announces.
 LOOK = 2.0
+#: So many seconds before JupyterHub would end a start it ends itself: for words, and for a log.
+IN_TIME = 10.0
 
 
 class FirecRESTSpawner(StoredSpawner):
@@ -72,6 +75,8 @@ class FirecRESTSpawner(StoredSpawner):
 
         A refusal reaches the user's page as one sentence and the Hub's log as one line.
         """
+        patience = max(self.start_timeout - IN_TIME, self.start_timeout * 0.8)
+        self._give_up_at = time.monotonic() + patience
         try:
             if self.spawn is not None:
                 return await self._adopt(self.spawn)
@@ -209,15 +214,21 @@ class FirecRESTSpawner(StoredSpawner):
 
     async def _await_server(self, spawn: Spawn) -> str:
         """Wait for the job's own messages; the monitor backs them up. Cancels nothing."""
-        while True:
+        while (left := self._give_up_at - time.monotonic()) > 0:
             self._news.clear()
             self._raise_if_over(spawn)
             if spawn.reported is not None and await self._locate(spawn):
                 return spawn.url
             try:
-                await asyncio.wait_for(self._news.wait(), LOOK if spawn.reported else None)
+                await asyncio.wait_for(
+                    self._news.wait(), min(left, LOOK) if spawn.reported else left
+                )
             except asyncio.TimeoutError:
                 continue
+        raise StartTimedOut(
+            f"The server was not ready within {amount(self.start_timeout)}, which is as "
+            "long as this Hub waits."
+        )
 
     def _raise_if_over(self, spawn: Spawn) -> None:
         if spawn.exit_code is not None:

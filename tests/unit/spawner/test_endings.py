@@ -126,6 +126,37 @@ async def test_a_start_that_cannot_go_on_is_told_so_and_no_log_is_read(scene: Sc
     assert ending(scene).job_id == "7" and not scene.api.reading.is_set()
 
 
+async def start_that_takes_too_long(scene: Scene, state: JobState) -> Any:
+    spawner = await started(scene)
+    spawner.start_timeout = 1
+    spawner._watch.confirmed = None
+    spawner._watch.hint = job("7", state)
+    return await asyncio.wait_for(start(spawner), 10)
+
+
+async def test_a_start_that_takes_too_long_in_the_queue_says_so(scene: Scene) -> None:
+    """Before JupyterHub would end it with words of its own; there is no log to be read."""
+    raised = await start_that_takes_too_long(scene, JobState.PENDING)
+    end = ending(scene)
+    assert (end.cause.name, end.job_id, end.output.lines) == ("start-timeout", "7", ())
+    for text in (end.happened, raised.jupyterhub_message):
+        assert "The server was not ready within 1 s" in text
+    assert "still in the queue" in raised.jupyterhub_message
+
+
+@pytest.mark.parametrize(
+    ("log", "cause"), [(LOG, "import-error"), ("[I] reading extensions\n", "start-timeout")]
+)
+async def test_a_start_that_takes_too_long_in_its_job_shows_the_end_of_its_log(
+    scene: Scene, log: str, cause: str
+) -> None:
+    scene.api.files = {"/home/alice/jupyter-7.log": log}
+    raised = await start_that_takes_too_long(scene, JobState.RUNNING)
+    assert ending(scene).cause.name == cause
+    assert ending(scene).output.lines == tuple(log.splitlines())
+    assert "The server was not ready within 1 s" in raised.jupyterhub_message
+
+
 async def test_who_has_to_log_in_again_still_gets_the_link(scene: Scene) -> None:
     scene.logins.error = LoginRequired("Log in again to continue.")
     raised = await start(scene.spawner())
