@@ -9,7 +9,7 @@ than a sentence on the page of the job's own user.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -204,7 +204,7 @@ _LINES = (
     (r"FATAL:\s+(could not open image|[Uu]nable to (handle|pull|get)|[Ii]mage file)"
      r"|failed to import docker image|returned error code: 4\d\d|manifest unknown"
      r"|\[ERROR\] (No such file or directory: .*\.sqsh|Invalid image reference)", IMAGE),
-    (r"no uenv (matches|found)|no (matching )?uenv\b", UENV),
+    (r"no uenv (matches|found)|no matching uenv\b", UENV),
     (r"gave up on the Hub at ", NO_HUB),
     (r"no usable ticket|no ticket: ", NO_TICKET),
     (r"\bpython[\d.]*: (command )?not found", NO_PYTHON),
@@ -221,6 +221,14 @@ _VAGUE = (
 _PATTERNS = tuple(
     [(re.compile(pattern), cause) for pattern, cause in table] for table in (_LINES, _VAGUE)
 )
+
+# A server goes on after such a record of its log (traitlets' format), whose further lines are
+# indented; and bash shows with `set -x` what it is about to run, our own sentences included.
+_WENT_ON = re.compile(r"\[[DIW] \d{4}-\d\d-\d\d ")
+_GOES_ON_BELOW = re.compile(r" {4}|\s*$")
+_TRACE = re.compile(r"\++ ")
+#: Of a job that was cancelled, only these say why: what it wrote before did not end it.
+_CANCELS = {TIME, MEMORY, NODE, PREEMPTED}
 
 #: What the scheduler says when it does not take a job (slurm_errno.c, PBS's pbs_errno).
 _REFUSALS = (
@@ -261,10 +269,11 @@ def cause_of(traces: Traces) -> Cause:
     for pattern, cause in _REASONS:
         if re.match(pattern, traces.exit_reason):
             return cause
-    if (read := _read(traces.lines)) is not None:
-        return read
+    read = _read(list(_evidence(traces.lines)))
     if job is not None and job.state is JobState.CANCELLED:
-        return CANCELLED
+        return read if read in _CANCELS else CANCELLED
+    if read is not None:
+        return read
     if traces.exit_reason.startswith("killed by signal"):
         return KILLED
     if traces.exit_reason.startswith("stopped by SIG"):
@@ -274,6 +283,15 @@ def cause_of(traces: Traces) -> Cause:
     if job is not None and job.state is JobState.FAILED and job.signal == NO_WORKDIR:
         return WORKDIR
     return UNKNOWN
+
+
+def _evidence(lines: Sequence[str]) -> Iterator[str]:
+    """The lines that may tell of an end."""
+    went_on = False
+    for line in lines:
+        went_on = bool(_WENT_ON.match(line)) or (went_on and bool(_GOES_ON_BELOW.match(line)))
+        if not (went_on or _TRACE.match(line)):
+            yield line
 
 
 def _read(lines: Sequence[str]) -> Cause | None:

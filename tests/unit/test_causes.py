@@ -8,12 +8,14 @@ string of that project.
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from firecrestspawner.causes import Cause, Traces, cause_of, cause_of_refusal
 from firecrestspawner.models import Job, JobState
+from firecrestspawner.script import launcher_command
 
 
 def read_logs() -> dict[str, str]:
@@ -34,7 +36,7 @@ def job(state: JobState, **fields: object) -> Job:
 def test_the_end_of_a_log_tells_the_cause(name: str, log: str) -> None:
     cause = cause_of(Traces(exit_code=1, exit_reason="exited with code 1", lines=log.splitlines()))
     assert cause.name == name.partition(" (")[0]
-    assert cause.sentence.endswith(".") or name == "unknown"
+    assert cause.sentence.endswith(".") or cause.name == "unknown"
     assert cause.advice.endswith(".") and cause.text == cause.text.strip()
 
 
@@ -74,6 +76,27 @@ def test_the_schedulers_verdict_comes_before_the_log() -> None:
 def test_the_last_thing_that_went_wrong_counts() -> None:
     lines = [*LOGS["import-error"].splitlines(), "OSError: [Errno 28] No space left on device"]
     assert cause_of(Traces(lines=lines)).name == "disk-full"
+
+
+def test_what_a_shell_shows_before_it_runs_it_has_not_happened() -> None:
+    """With `set -x` in a prologue bash shows the launcher, the sentences of its stub included."""
+    command = launcher_command("/bin/false")
+    done = subprocess.run(
+        ["bash", "-c", f"set -x\n(echo no; {command})"], capture_output=True, text=True
+    )
+    lines = done.stderr.splitlines()
+    assert any("Python 3.8 or newer is needed" in line for line in lines)
+    assert cause_of(Traces(exit_code=1, lines=lines)).name == "unknown"
+
+
+def test_what_a_job_wrote_before_it_was_cancelled_did_not_end_it() -> None:
+    cancelled = job(JobState.CANCELLED)
+    for name in ("import-error", "disk-full", "no-permission"):
+        lines = LOGS[name].splitlines()
+        assert cause_of(Traces(cancelled, lines=lines)).name == "cancelled"
+    for name in ("time-limit", "preempted", "out-of-memory"):
+        lines = LOGS[name].splitlines()
+        assert cause_of(Traces(cancelled, lines=lines)).name == name
 
 
 #: FirecREST's own answers (recorded, and seen of Slurm 22.05 in tests/slurm/test_entitlements.py),
