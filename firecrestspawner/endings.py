@@ -195,12 +195,15 @@ def _retry(spawner: Any) -> tuple[tuple[str, str], ...] | None:
 def form_fields(chosen: Mapping[str, Any]) -> tuple[tuple[str, str], ...] | None:
     """``user_options`` as the fields of a form that chooses the same, or None if none would.
 
-    The REST API takes more than a form can say: lists, and options of several kinds together.
+    The REST API takes more than a form can say: lists, and options of several kinds together. What
+    is longer than any choice is not kept: a request may be megabytes, and so many ends are.
     """
     given = {name: value for name, value in chosen.items() if value not in (None, "")}
     if any(isinstance(value, bool) or not isinstance(value, str | int) for value in given.values()):
         return None
     fields = {str(name): str(value) for name, value in given.items()}
+    if sum(len(name) + len(value) for name, value in fields.items()) > ROOM:
+        return None
     if options.from_form({name: [value] for name, value in fields.items()}) != fields:
         return None
     return tuple(fields.items())

@@ -102,6 +102,12 @@ def test_one_press_starts_again_with_the_same_choices() -> None:
     assert 'id="start"' in page  # the stock button, to choose something else
 
 
+def test_nobody_but_its_user_reads_what_was_chosen() -> None:
+    """A server may be shared with somebody who may not read its user's options."""
+    page = render(ended(retry=(("account", "proj1"),)), viewer="bob")
+    assert "proj1" not in page and "<form" not in page and 'id="start"' in page
+
+
 def test_without_an_end_it_is_the_hubs_own_page() -> None:
     page = render(None, failed=True, failed_message="Nobody knows.")
     assert "Nobody knows." in page and "Relaunch" in page and "<form" not in page

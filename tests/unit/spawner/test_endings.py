@@ -252,7 +252,13 @@ def test_numbers_are_posted_as_text_and_what_is_unset_is_not() -> None:
 
 @pytest.mark.parametrize(
     "chosen",
-    [{"a": ["b"]}, {"a": {}}, {"a": True}, {"a": " b"}, {"profile": "gpu", "system": "daint"}],
+    [
+        *({"a": ["b"]}, {"a": {}}, {"a": True}, {"a": " b"}),
+        {"profile": "gpu", "system": "daint"},
+        # No choice of ours is as long, and a thousand ends are kept.
+        *({"a": "x" * 10_000}, {f"a{n}": "x" for n in range(10_000)}, {"a" * 10_000: "x"}),
+    ],
+    ids=lambda chosen: str(chosen)[:20],
 )
 def test_what_no_form_can_have_posted_is_not_offered(chosen: dict[str, Any]) -> None:
     assert form_fields(chosen) is None
