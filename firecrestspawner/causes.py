@@ -99,6 +99,11 @@ NO_SUCH_MODULE = Cause(
     "A module that was to be loaded does not exist on the cluster.",
     "The last lines name it: choose another environment, or correct the list of modules.",
 )
+NO_VENV = Cause(
+    "missing-environment",
+    "There is no virtual environment in the directory that was chosen.",
+    "Check its path, or make it on the cluster first.",
+)
 QUOTA = Cause(
     "disk-quota",
     "Your disk quota is used up.",
@@ -205,6 +210,7 @@ _LINES = (
      r"|failed to import docker image|returned error code: 4\d\d|manifest unknown"
      r"|\[ERROR\] (No such file or directory: .*\.sqsh|Invalid image reference)", IMAGE),
     (r"no uenv (matches|found)|no matching uenv\b", UENV),
+    (r"/bin/activate: No such file or directory", NO_VENV),
     (r"gave up on the Hub at ", NO_HUB),
     (r"no usable ticket|no ticket: ", NO_TICKET),
     (r"\bpython[\d.]*: (command )?not found", NO_PYTHON),

@@ -181,6 +181,12 @@ class SpawnerConfig(Configurable):
     req_memory = Unicode(help="Memory per node: ``16G``.").tag(config=True)
     req_qos = Unicode(help="Quality of service.").tag(config=True)
     req_constraint = Unicode(help="Constraint on node features.").tag(config=True)
+    req_modules = Unicode(
+        help="Modules to load after the prologue, separated by commas: ``cuda/12.4,python``."
+    ).tag(config=True)
+    req_venv = Unicode(
+        help="The directory of a Python virtual environment to activate: ``/apps/jupyter/venv``."
+    ).tag(config=True)
     req_image = Unicode(
         help="The container's image, for ``slurm-apptainer`` and ``slurm-container``: "
         "``/apps/images/jupyter.sif``."

@@ -64,6 +64,9 @@ class Kind:
 
 WORD = Kind("word", _WORD)
 WORDS = Kind("words", rf"{_WORD}(,{_WORD}){{0,7}}", several=True)
+#: Names of modules, as `module load` takes them (Lmod, Environment Modules): no option, no blank.
+_MODULE = r"[A-Za-z0-9][A-Za-z0-9_.+/@=-]{0,63}"
+MODULES = Kind("modules", rf"{_MODULE}(,{_MODULE}){{0,15}}", several=True)
 FEATURES = Kind("features", r"[A-Za-z0-9][A-Za-z0-9_|&.*-]{0,63}")
 NUMBER = Kind("number", r"[1-9]\d{0,5}", int, whole=True)
 GPUS = Kind("gpus", r"([A-Za-z][A-Za-z0-9_.-]{0,31}:)?\d{1,3}", _last_number, whole=True)
@@ -176,6 +179,9 @@ FIELDS = {
         Field("qos", "QoS", WORD, "interactive", "Quality of service", "your default"),
         Field("constraint", "Constraint", FEATURES, "gpu", "Features that the nodes must have",
               "none", api="constraints"),
+        Field("modules", "Modules", MODULES, "cuda/12.4", "To load, several with commas", "none"),
+        Field("venv", "Virtual environment", PATH, "/home/me/venv",
+              "The directory of a Python environment with jupyterhub and jupyterlab", "none"),
         Field("image", "Container image", NAME, "/apps/images/jupyter.sif",
               "The file, or its name in a registry"),
         Field("edf", "Environment file", NAME, "jupyter",

@@ -99,5 +99,5 @@ def refuse_ignored(chosen: Iterable[str], system: System) -> None:
 
 # What the API has a field for, and what is run by the shell, not read by the scheduler.
 _CARRIED = {name for name, field in FIELDS.items() if field.api or field.ours} | {
-    *("output", "prologue", "epilogue", "image", "edf"),
+    *("output", "prologue", "epilogue", "modules", "venv", "image", "edf"),
 }

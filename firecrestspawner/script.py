@@ -61,7 +61,7 @@ FIELDS = (
     *("partition", "account", "reservation", "qos", "constraint"),
     *("runtime", "nodes", "ntasks", "cpus", "memory", "gpus", "gres"),
     *("output", "options", "prologue", "epilogue"),
-    *("image", "uenv", "view", "edf"),
+    *("modules", "venv", "image", "uenv", "view", "edf"),
 )
 
 #: The batch scripts that ship, each for the scheduler whose name it begins with.

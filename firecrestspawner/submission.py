@@ -18,7 +18,7 @@ from . import address, output, profiles, script, settings
 from .client import JobRequest, System
 from .config import SpawnerConfig
 from .errors import ConfigurationError, OptionsError
-from .fields import FIELDS, in_pbs_words, lies_under
+from .fields import FIELDS, Field, in_pbs_words, lies_under
 from .models import Secret
 from .oidc import Provider
 from .service import ServiceAccount
@@ -120,6 +120,8 @@ def job_request(
     OptionsError for a value that no script can carry.
     """
     workdir = _workdir(here, chosen, spawn.user)
+    if "venv" in chosen:
+        _check_directory(here.fields["venv"], chosen["venv"], spawn.user)
     values = here.values(chosen)
     if system.scheduler == "pbs":
         values |= _in_pbs_words(here, chosen)
@@ -188,12 +190,18 @@ def _workdir(here: Settings, chosen: Mapping[str, str], user: str) -> str:
     wanted = chosen.get("workdir") or (field.default if field else "")
     if field is None or not wanted:
         return own
-    allowed = [each.format(username=user) for each in field.under] or [own]
-    if not lies_under(wanted, allowed):
-        raise OptionsError(
-            f"{field.label}: {wanted[:40]!r} is not in {' or '.join(allowed)} (option 'workdir')."
-        )
+    _check_directory(field, wanted, user, own)
     return wanted
+
+
+def _check_directory(field: Field, wanted: str, user: str, *otherwise: str) -> None:
+    """Raise OptionsError for a path outside of the directories that the field's ``under`` names."""
+    allowed = [each.format(username=user) for each in field.under] or otherwise
+    if allowed and not lies_under(wanted, allowed):
+        raise OptionsError(
+            f"{field.label}: {wanted[:40]!r} is not in {' or '.join(allowed)} "
+            f"(option {field.name!r})."
+        )
 
 
 def _ticket(config: SpawnerConfig, spawn: Spawn) -> str:

@@ -101,13 +101,30 @@ def shape(scheduler: script.Scheduler, text: str) -> tuple[list[str], str]:
         # Resources within one directive are told apart by their colons.
         bare = [f"{line} {re.sub('[^:]', '', whole)}" * ("select" in whole) or line
                 for line, whole in zip(bare, found, strict=True)]  # fmt: skip
-    return bare, "\n".join(lines[end:])
+    return bare, told_apart("\n".join(lines[end:]))
+
+
+#: What quote() makes, and what a value in the shell's part looks like.
+QUOTED = r"""(?:'[^']*'|"'"|[A-Za-z0-9_@%+=:,./-])*"""
+PLACED = r"""(?:"\$firecrest_value_\d+"|[A-Za-z0-9_@%+:,./-]+)"""
+
+
+def told_apart(body: str) -> str:
+    """What the shell runs, without values: each in its own word, and as many modules as one."""
+    body = re.sub(rf"^firecrest_value_\d+={QUOTED}\n", "", body, flags=re.M)
+    body = re.sub(rf"^(module load {PLACED} \|\| exit\n)+", "module load\n", body, flags=re.M)
+    return re.sub(rf"^\. {PLACED}/bin/activate \|\| exit$", "activate", body, flags=re.M)
 
 
 @cache
 def harmless_shape(scheduler: script.Scheduler, names: frozenset[str]) -> tuple[list[str], str]:
     """The shape of a script that asks for the same fields, with harmless values."""
     return shape(scheduler, render(scheduler, {name: HARMLESS[name] for name in names}))
+
+
+def names_of(values: dict[str, Any]) -> frozenset[str]:
+    """The fields that leave something in a script."""
+    return frozenset(n for n, value in values.items() if n != "modules" or value.strip(","))
 
 
 def asked(chosen: dict[str, Any]) -> dict[str, Any]:
@@ -137,7 +154,7 @@ def test_no_set_of_options_changes_more_than_its_own_fields(
             except ScriptError:
                 continue
             accepted += 1
-            same = harmless_shape(scheduler, frozenset(asked(chosen)))
+            same = harmless_shape(scheduler, names_of(asked(chosen)))
             assert shape(scheduler, text) == same, (SEED, wanted)
             if accepted % READ == 0:
                 assert shell_reads(text), (SEED, wanted)
@@ -163,7 +180,7 @@ def test_nor_would_it_without_the_check(capsys: pytest.CaptureFixture[str]) -> N
             except ScriptError:
                 continue
             made += 1
-            same = harmless_shape(scheduler, frozenset(values))
+            same = harmless_shape(scheduler, names_of(values))
             assert shape(scheduler, text) == same, (SEED, values)
             if made % READ == 0:
                 assert shell_reads(text), (SEED, values)
@@ -220,8 +237,11 @@ def test_what_really_runs_is_the_servers_command_alone(tmp_path: Path) -> None:
         environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
         subprocess.run(
             [BASH], input=text.encode(), cwd=folder, env=environment, timeout=20,
-            stdout=subprocess.DEVNULL, check=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check="venv" not in values,
         )  # fmt: skip
-        assert [path.name for path in folder.iterdir()] == ["called"], (SEED, values)
-        assert (folder / "called").read_text() == "called\n", (SEED, values)
+        assert {path.name for path in folder.iterdir()} <= {"called"}, (SEED, values)
+        calls = (folder / "called").read_text() if list(folder.iterdir()) else ""
+        # There is no such virtual environment: without it the server is not started.
+        server = "called\n" if "venv" not in values else ""
+        assert calls.removeprefix("module\n" * calls.count("module\n")) == server, (SEED, values)
         ran += 1

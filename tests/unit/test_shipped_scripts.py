@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from firecrestspawner import script
+from firecrestspawner.causes import Traces, cause_of
 from firecrestspawner.script import SHIPPED, ScriptError, Trusted
 from tests.unit.test_script import ATTACKS, BASH, NEEDED, directives, hostile, render
 
@@ -36,6 +37,10 @@ while [[ $1 == -* ]]; do case $1 in --bind | --pwd) shift 2 ;; *) shift ;; esac;
 shift
 exec "$@"
 """
+MODULE = """
+printf '%s\\n' "$*" >>module
+[ "$2" != unknown ]
+"""
 PYTHON = """
 [ -s "${@: -1}" ] && printf '%s\\0' "$@" >python
 exit 42
@@ -46,7 +51,8 @@ exit 42
 def node(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory of such commands."""
     tools = tmp_path_factory.mktemp("bin")
-    for name, body in {"srun": SRUN, "apptainer": APPTAINER, "python3": PYTHON}.items():
+    tools_of = {"srun": SRUN, "apptainer": APPTAINER, "python3": PYTHON, "module": MODULE}
+    for name, body in tools_of.items():
         (tools / name).write_text(f"#!{BASH}\n{body}")
         (tools / name).chmod(0o755)
     return tools
@@ -94,9 +100,10 @@ def test_no_value_of_a_shipped_script_runs_as_a_command(
     cwd = tmp_path_factory.mktemp("job")
     subprocess.run([BASH, "-n"], input=text, text=True, cwd=cwd, check=True)
     if field not in ("prologue", "epilogue"):  # only ever the deployer's own: a shell runs them
-        assert run(text, node, cwd).returncode == 42
+        # There is no virtual environment of such a name.
+        assert run(text, node, cwd).returncode in ((1, 42) if field == "venv" else (42,))
     seen = {path.name for path in cwd.iterdir()}
-    assert seen <= {"python", "srun", "apptainer"}, seen
+    assert seen <= {"python", "srun", "apptainer", "module"}, seen
 
 
 @pytest.mark.parametrize(("name", "field"), TO_COMMANDS)
@@ -127,6 +134,42 @@ def test_what_names_a_container_stays_one_word_of_its_command(
 def test_a_script_says_which_value_it_cannot_do_without(name: str, field: str) -> None:
     with pytest.raises(ScriptError, match=f"needs a value for '{field}'"):
         render(script.shipped_template(name), name)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_modules_and_a_virtual_environment_are_there_before_the_server(
+    node: Path, tmp_path: Path, name: str
+) -> None:
+    """In this order: a prologue may be what makes `module` known."""
+    venv = tmp_path / "a=b" / "venv"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin" / "activate").write_text("cat module >activated\n")
+    values = {"prologue": Trusted("echo first >module"), "modules": "cuda/12.4,x@1", "venv": venv}
+    text = render(script.shipped_template(name), name, **values, **NEEDED[name])
+    assert run(text, node, tmp_path).returncode == 42
+    loaded = ["first", "load cuda/12.4", "load x@1"]
+    assert (tmp_path / "activated").read_text().splitlines() == loaded
+    assert (tmp_path / "python").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "said"),
+    [
+        ({"modules": "unknown,x"}, 1, ""),
+        ({"venv": "/nowhere/venv"}, 1, "/nowhere/venv/bin/activate"),
+    ],
+    ids=["module", "virtual environment"],
+)
+@pytest.mark.parametrize("name", ["slurm", "pbs"])
+def test_no_server_starts_without_what_was_chosen_for_it(
+    node: Path, tmp_path: Path, name: str, asked: dict[str, str], status: int, said: str
+) -> None:
+    done = run(render(script.shipped_template(name), name, **asked), node, tmp_path)
+    assert done.returncode == status and said in done.stderr
+    assert not (tmp_path / "python").exists()
+    assert not list(tmp_path.glob(".firecrest-*"))
+    if said:
+        assert cause_of(Traces(lines=done.stderr.splitlines())).name == "missing-environment"
 
 
 def test_a_uenv_and_its_view_are_directives() -> None:
@@ -173,6 +216,7 @@ OVERRIDES = {
     "shebang": ("#!/bin/bash -l", "#!/bin/bash -l"),
     "directives": ("{{ super() }}{word} --extra={{account}}", "{word} --extra=proj1"),
     "prologue": ("{{ super() }}\nmodule load extra", "module load own\nmodule load extra"),
+    "software": ("{{ super() }}conda activate own", "conda activate own"),
     "launch": ("nice \\\n  {{ super() }}", "nice \\\n"),
     "epilogue": ("{{ super() }}\necho bye", "echo done\necho bye"),
 }

@@ -69,6 +69,18 @@ async def test_the_users_directory_is_below_what_the_site_allows(scene: Scene) -
         await prepared(scene, "named", workdir="/home/alice")
 
 
+async def test_the_users_virtual_environment_is_where_the_site_allows_them(scene: Scene) -> None:
+    scene.config.FirecRESTSpawner.option_fields = ["venv", "modules"]
+    _, request, _ = await prepared(scene, venv="/anywhere/venv", modules="cuda/12.4,python")
+    text = request.script.reveal()
+    assert ". /anywhere/venv/bin/activate" in text
+    assert "module load cuda/12.4 || exit\nmodule load python || exit\n" in text
+    scene.config.FirecRESTSpawner.option_fields = {"venv": {"under": ["/home/{username}"]}}
+    await prepared(scene, "named", venv="/home/alice/venv")
+    with pytest.raises(OptionsError, match="/home/alice "):
+        await prepared(scene, "named", venv="/home/bob/venv")
+
+
 # --- every system that FirecREST lists ------------------------------------------------------
 
 
