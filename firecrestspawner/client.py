@@ -51,6 +51,9 @@ logging.getLogger("httpcore").setLevel(logging.INFO)
 _SYSTEM = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 _JOB_ID = re.compile(r"[A-Za-z0-9_.\[\]@-]{1,100}")
 
+#: What is asked of a system beside its jobs, and how a user is told who does not answer.
+BESIDE = {"files": "The file service of {}", "hints": "What may be used on {}"}
+
 _token: contextvars.ContextVar[Secret] = contextvars.ContextVar("firecrest_token")
 #: Whether the call that is under way is the service account's.
 _looking: contextvars.ContextVar[bool] = contextvars.ContextVar("firecrest_looking", default=False)
@@ -118,8 +121,9 @@ class _Question:
     ``what`` names it in the log. ``write`` is to change something. With ``retry`` a read whose
     connection broke is asked once more: the request after an unhandled 500 on a kept-alive
     connection finds it closed (FirecREST facts, status codes). ``insist`` as in Guard.run.
-    ``files`` are asked for behind a guard of their own: a file system that hangs says nothing of
-    the scheduler, and must not keep anybody's job from being started or seen (R9).
+    What is asked ``beside`` the scheduler's jobs (BESIDE) is so behind a guard of its own: a file
+    system that hangs, or an accounting database, says nothing of the scheduler, and must not keep
+    anybody's job from being started or seen (R9).
     """
 
     operation: str
@@ -128,7 +132,7 @@ class _Question:
     write: bool = False
     retry: bool = False
     insist: bool = False
-    files: bool = False
+    beside: str = ""
 
 
 class FirecREST:
@@ -163,11 +167,14 @@ class FirecREST:
             await self._client.close_session()
             self._client = None
 
-    def guard(self, system: str, *, files: bool = False) -> Guard:
-        """What stands before the calls for a system, or for its files; ``""`` is the API itself."""
-        key = f"{system} files" if files else system
+    def guard(self, system: str, *, beside: str = "") -> Guard:
+        """What stands before the calls for a system's jobs, or for what is ``beside`` them.
+
+        The system ``""`` is the API itself.
+        """
+        key = f"{system} {beside}" if beside else system
         if key not in self._guards:
-            name = f"The file service of {system}" if files else system or "FirecREST"
+            name = BESIDE[beside].format(system) if beside else system or "FirecREST"
             guard = self._guards[key] = Guard(name)
             observe(BREAKER, lambda: float(guard.breaker.state), system=key)
         return self._guards[key]
@@ -186,7 +193,7 @@ class FirecREST:
 
     async def status(self, token: Secret, system: str, what: str) -> Any:
         """What ``userinfo``, ``partitions`` or ``reservations`` of the system answer, unread."""
-        question = _Question(what, system, f"{what} of {system}")
+        question = _Question(what, system, f"{what} of {system}", beside="hints")
         return await self._call(token, question, lambda: getattr(self.client, what)(_name(system)))
 
     async def job(self, token: Secret, system: str, job_id: str) -> Job:
@@ -281,7 +288,7 @@ class FirecREST:
         """
         if not path.startswith("/") or "'" in path or not path.isprintable():
             raise BadRequest("That is not the path of a file.", detail="a path that is not sent")
-        question = _Question("tail", system, f"tail on {system}", retry=True, files=True)
+        question = _Question("tail", system, f"tail on {system}", retry=True, beside="files")
         answer = await self._call(
             token, question, lambda: self.client.tail(_name(system), path, num_bytes=size)
         )
@@ -297,7 +304,7 @@ class FirecREST:
         account = SERVICE if _looking.get() else _owner(token)
         outcome = "cancelled"
         try:
-            answer = await self.guard(question.system, files=question.files).run(
+            answer = await self.guard(question.system, beside=question.beside).run(
                 account,
                 lambda: self._ask(token, question, call),
                 patience=self.deadline,

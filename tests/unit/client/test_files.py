@@ -71,7 +71,7 @@ async def test_a_file_system_that_is_down_keeps_no_job_from_being_seen(
     bob = Secret(site.issuer.log_in("bob")["access_token"])
     for user in (site.alice, site.service, bob):
         await failure(firecrest.tail(user, "demo", log, size=9), Unwell)
-    assert firecrest.guard("demo", files=True).breaker.state is State.OPEN
+    assert firecrest.guard("demo", beside="files").breaker.state is State.OPEN
     assert firecrest.guard("demo").breaker.state is State.CLOSED
     assert (await firecrest.jobs(site.service, "demo", name="hub-x", all_users=True)).jobs == []
 
