@@ -203,8 +203,8 @@ class SpawnerConfig(Configurable):
     )
     req_output = Unicode(
         help="The job's log; a name without a path is in the working directory. Empty for "
-        "``jupyter-%j.log`` with Slurm, whose ``%j`` is the job's number, and ``jupyter.log`` with "
-        "PBS. Example: ``logs/jupyter-%j.log``"
+        "``jupyter-%j.log`` with Slurm, whose ``%j`` is the job's number, and ``jupyter-`` with an "
+        "identifier of the start with PBS. Example: ``logs/jupyter-%j.log``"
     ).tag(config=True)
     req_options = List(
         Unicode(),

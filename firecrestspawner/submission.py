@@ -124,7 +124,9 @@ def job_request(
         _check_directory(here.fields["venv"], chosen["venv"], spawn.user)
     values = here.values(chosen)
     if system.scheduler == "pbs":
-        values |= _in_pbs_words(here, chosen)
+        # PBS has no symbol for a job's number, and delivers the log at the end: until then an
+        # earlier start's, under the same name, would be read as this one's.
+        values = {"output": f"jupyter-{spawn.id}.log", **values, **_in_pbs_words(here, chosen)}
     template = _template(here.batch_script, system)
     try:
         if system.honours_directives:

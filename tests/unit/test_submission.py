@@ -246,3 +246,17 @@ def test_what_a_field_means_is_what_pbs_is_told(chosen: dict[str, str], directiv
 def test_what_a_site_has_set_is_in_pbs_own_words() -> None:
     text = request(System("daint", scheduler="pbs"), {}, req_runtime="5400").script.reveal()
     assert "#PBS -l walltime=5400" in text.splitlines()
+
+
+def test_with_pbs_each_start_has_a_log_of_its_own() -> None:
+    """An earlier start's, still there, would name its cause for this one's end."""
+    pbs = System("daint", scheduler="pbs")
+    here = settings.on(config(), "daint")
+    logs = set()
+    for one in (spawn(), spawn()):
+        text = submission.job_request(config(), here, one, pbs, {}, "hub-1").script.reveal()
+        assert f"#PBS -o {one.log.removeprefix('/home/alice/')}" in text.splitlines()
+        logs.add(one.log)
+    assert len(logs) == 2 and all(log.startswith("/home/alice/jupyter-") for log in logs)
+    text = request(pbs, {}, req_output="mine.log").script.reveal()
+    assert "#PBS -o mine.log" in text.splitlines()
