@@ -40,6 +40,7 @@ _MY_OTHERS = Reason(
     "you have as many jobs, or as much in use, as one user may",
     "It goes on when another of your jobs ends.",
 )
+_MY_SUM = _MY_OTHERS._replace(advice=f"{_MY_OTHERS.advice[:-1]}; if you have none, {_LESS}.")
 _OTHERS = Reason(
     "those who share a limit with you have as much in use as they may",
     "It goes on when one of their jobs ends.",
@@ -96,6 +97,7 @@ _TABLE: tuple[tuple[str, Reason], ...] = (
      Reason("running jobs of its account have taken all that is left for now",
             "It goes on when one of them ends; a shorter run time may help.")),
     (r"(QOS|Assoc)Grp(\w*Minutes|Wall)", _SPENT),
+    (r"QOSMax(?!Jobs|Submit)\w+PerUser", _MY_SUM),
     (r"AssocMaxJobs|AssocMaxSubmit|QOSMax\w+PerUser|AssociationJobLimit|QOSJobLimit", _MY_OTHERS),
     (r"Max\w+PerAccount|(QOS|Assoc)Grp|AssociationResourceLimit|QOSResourceLimit", _OTHERS),
     ("AssociationTimeLimit|QOSTimeLimit", _SPENT),

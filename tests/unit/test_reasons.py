@@ -129,3 +129,9 @@ def test_a_hostile_text_is_one_short_line() -> None:
     line = shown(hostile)
     assert len(line) == SHOWN and line.isprintable()
     assert len(why(hostile)) < 200
+
+
+def test_who_has_no_other_job_is_told_what_to_do_about_a_users_limit() -> None:
+    """One job alone may ask for more than its user may have in all: then nothing else ends."""
+    for word in ("QOSMaxCpuPerUserLimit", "QOSMaxGRESPerUser", "QOSMaxMemoryPerUser"):
+        assert advice(word).endswith("if you have none, ask for less.")
