@@ -30,8 +30,9 @@ async def page(spawner: Any) -> str:
     for name in spawner.known_systems():
         here = submission.of_system(spawner, name)
         cluster = spawner._cluster(name) if spawner.firecrest_url else None
-        known = (cluster.trouble, cluster.described) if cluster else ()
-        panels.append(form.Panel(here, *known))
+        described = cluster.described if cluster else None
+        unused = submission.unused(here, here.fields, described)
+        panels.append(form.Panel(here, cluster.trouble if cluster else "", described, unused))
     return form.render(
         panels, spawner.user_options or {}, await offered(spawner), hints=_hints(spawner)
     )

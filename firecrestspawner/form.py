@@ -6,7 +6,7 @@ systems, each under its name; what is posted for another system than the chosen 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -25,12 +25,13 @@ class Panel:
     """One system in the form.
 
     ``trouble`` is what is known to be wrong with it, ``described`` how FirecREST describes it, if
-    that is known.
+    that is known, and ``unused`` the names of fields that its batch script does not use.
     """
 
     settings: Settings
     trouble: str = ""
     described: System | None = None
+    unused: Collection[str] = ()
 
     @property
     def lost(self) -> list[Field]:
@@ -43,7 +44,8 @@ class Panel:
     @property
     def fields(self) -> list[Field]:
         lost = self.lost
-        return [field for field in self.settings.fields.values() if field not in lost]
+        offered = [each for each in self.settings.fields.values() if each.name not in self.unused]
+        return [field for field in offered if field not in lost]
 
     @property
     def empty(self) -> dict[str, str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -171,10 +171,28 @@ def _in_pbs_words(here: Settings, chosen: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def unused(here: Settings, names: Iterable[str], system: System | None) -> list[str]:
+    """Those of the fields called `names` that the system's batch script would not pass on.
+
+    As far as can be told: none of a script that cannot be read, or while nobody knows which one it
+    is, or where directives count for nothing anyway.
+    """
+    if system is None or not system.honours_directives:
+        return []
+    try:
+        return _unused(_template(here.batch_script, system), names)
+    except (ConfigurationError, script.ScriptError):
+        return []  # the start says what is wrong
+
+
+def _unused(template: str | Path, names: Iterable[str]) -> list[str]:
+    asked = [name for name in names if name in FIELDS and not FIELDS[name].ours]
+    return script.unused(template, asked)
+
+
 def _refuse_unused(template: str | Path, chosen: Mapping[str, str], system: System) -> None:
     """Raise OptionsError for what the user asked for and the batch script would not pass on."""
-    asked = [name for name in chosen if name in FIELDS and not FIELDS[name].ours]
-    for name in script.unused(template, asked):
+    for name in _unused(template, chosen):
         raise OptionsError(
             f"{FIELDS[name].label} cannot be asked for on {system.name}: its batch script does "
             f"not use it (option {name!r})."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -138,6 +139,33 @@ async def test_the_form_is_there_although_firecrest_does_not_answer(
     page = await asyncio.wait_for(scene.spawner().get_options_form(), 5)
     assert 'name="partition"' in page
     assert "eiger" not in page
+
+
+async def test_a_field_that_the_batch_script_does_not_use_is_not_offered(
+    scene: Scene, api: Api
+) -> None:
+    """A start that asked for it would be refused."""
+    own = "#!/bin/bash\n#SBATCH --time={{runtime}}\n{{cmd}}\n"
+    scene.config.FirecRESTSpawner.systems = {"daint": {"batch_script": own}, "eiger": {}}
+    scene.config.FirecRESTSpawner.option_fields = ["runtime", "gpus", "qos", "workdir", "uenv"]
+    unknown = await scene.spawner().get_options_form()
+    assert 'name="gpus"' in unknown, "nobody knows yet how FirecREST reaches the system"
+    await prepared(scene, "one")
+    page = await scene.spawner("two").get_options_form()
+    offered = set(re.findall(r'name="(\w+@\w+)"', page))
+    assert offered == {
+        *("runtime@daint", "workdir@daint", "runtime@eiger", "gpus@eiger", "workdir@eiger"),
+    }, "eiger has PBS"
+
+
+async def test_a_batch_script_that_is_broken_does_not_break_the_form(scene: Scene) -> None:
+    scene.config.FirecRESTSpawner.option_fields = ["gpus"]
+    await prepared(scene, "one")
+    for name, broken in {
+        "missing": "/nowhere/script.sh.j2", "garbage": "{% nonsense %}\n", "none": "slurm-nonsense",
+    }.items():  # fmt: skip
+        scene.config.FirecRESTSpawner.batch_script = broken
+        assert 'name="gpus"' in await scene.spawner(name).get_options_form()
 
 
 async def test_trouble_is_shown_beside_the_system(scene: Scene, api: Api) -> None:
