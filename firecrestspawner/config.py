@@ -343,9 +343,11 @@ class SpawnerConfig(Configurable):
         "fails, and its job is cancelled.",
     ).tag(config=True)
 
-    walltime_warning = Integer(
-        15,
-        help="Minutes before a job's time limit from which the home page warns; 0 for never.",
+    walltime_warnings = List(
+        Integer(min=1),
+        [15, 5],
+        help="Minutes before a job's time limit at which the server's log says how near it is; "
+        "from the earliest on the home page warns, too. Empty for never.",
     ).tag(config=True)
 
     notebook_tokens = Bool(

@@ -488,6 +488,7 @@ class Session:
         self.stopping = ""
         self.listening = self.told = False
         self.failures = 0
+        self.warnings: list[float] = []
         self.unknown_for = self.unknown_since = 0.0
         self.look_at = self.talk_at = self.kill_at = 0.0
 
@@ -500,6 +501,7 @@ class Session:
         try:
             self.secret = str(start["secret"])
             grace = float(start["grace"])
+            self.warnings = [60.0 * minutes for minutes in start.get("warnings", ())]
             server = Server(start, self.facts)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             code, reason = 1, f"the Hub's start cannot be used ({type(error).__name__})"
@@ -611,7 +613,23 @@ class Session:
                 self.talk(server)
             else:
                 wake = self.talk_at if self.listening else min(self.talk_at, self.look_at)
-                self.bell.wait(wake - now)
+                self.bell.wait(min(wake - now, self.warn()))
+
+    def left(self) -> int | None:
+        """Seconds of the job's time, as it was when the job began; None where nobody says."""
+        end = self.facts.get("SLURM_JOB_END_TIME", "")
+        return max(0, int(end) - int(time.time())) if end.isdigit() else None
+
+    def warn(self) -> float:
+        """Say, when that is due, how near the time limit is; returns seconds until it is again."""
+        left = self.left()
+        if left is None or not self.warnings:
+            return LONGEST_ALIVE
+        later = [seconds for seconds in self.warnings if seconds < left]
+        if len(later) < len(self.warnings):
+            self.warnings = later
+            say(f"the job's time is over in {-(-left // 60)} min, unless it was extended")
+        return left - max(later) if later else LONGEST_ALIVE
 
     def look(self, server: Server) -> None:
         """See whether the server listens by now; takes at most a tenth of a core."""
@@ -655,8 +673,7 @@ class Session:
 
     def farewell(self, code: int, reason: str) -> None:
         """Tell the Hub that the server ended; `walltime` is what was left of the job's, seconds."""
-        end = self.facts.get("SLURM_JOB_END_TIME", "")
-        left = max(0, int(end) - int(time.time())) if end.isdigit() else None
+        left = self.left()
         give_up = time.monotonic() + FAREWELL
         self.bell.caught = 0  # a further signal ends the farewell
         for failures in range(sys.maxsize):

@@ -319,6 +319,7 @@ class FirecRESTSpawner(StoredSpawner):
             command=spawn.command,
             ports=list(submission.of_system(self, spawn.system).port_range),
             grace=self.grace,
+            warnings=self.walltime_warnings,
         )
 
     async def after(self, message: channel.Message) -> None:

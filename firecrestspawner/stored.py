@@ -273,7 +273,7 @@ class StoredSpawner(SpawnerConfig, Spawner):
             host=next(iter(spawn.reported.addresses), "") if spawn.reported else "",
             ready=self.ready,
             stopping=bool(spawn.line.ended),
-            warning=self.walltime_warning,
+            warning=max(self.walltime_warnings, default=0),
         )
 
     # -- a start that is taken up again ---------------------------------------------------------

@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from firecrestspawner import singleuser
 from tests.unit.singleuser.channel_end import (
     ALIVE,
     CHANNEL_SECRET,
@@ -131,6 +132,45 @@ def test_a_server_deaf_to_sigterm_is_killed_after_the_grace(hub: Hub, launch: La
     code, _ = job.wait()
     assert code == 128 + signal.SIGKILL
     assert time.monotonic() - began >= 1
+
+
+def test_each_warning_of_the_time_limit_is_said_once_when_it_is_due(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = object.__new__(singleuser.Session)
+    session.facts, session.warnings = {"SLURM_JOB_END_TIME": "10000"}, [900.0, 300.0, 60.0]
+
+    def at(now: int) -> tuple[float, str]:
+        monkeypatch.setattr(time, "time", lambda: now + 0.5)
+        return session.warn(), capsys.readouterr().err
+
+    assert at(9000) == (100, "")
+    assert "over in 15 min" in at(9100)[1]
+    assert at(9101) == (599, "")
+    pause, said = at(9950)  # a node that was suspended: two are due at once
+    assert "over in 1 min" in said and said.count("\n") == 1 and pause == 3600
+    assert at(9990) == (3600, "") and at(10100) == (3600, "")
+
+
+def test_a_server_is_warned_and_goes_on(hub: Hub, launch: Launch) -> None:
+    """Its job may have been extended: the scheduler ends it."""
+    hub.start["warnings"] = [15, 5]
+    job = launch(env={"SLURM_JOB_END_TIME": str(int(time.time()) + 100)})
+    hub.wait("alive", 3)
+    assert job.process.poll() is None
+    job.process.terminate()
+    assert job.wait()[1].count("the job's time is over in") == 1
+
+
+@pytest.mark.parametrize("end", [None, "Unknown", "4294967294"])
+def test_a_job_without_an_end_is_not_warned_of_it(
+    hub: Hub, launch: Launch, end: str | None
+) -> None:
+    hub.start["warnings"] = [15]
+    job = launch(env={"SLURM_JOB_END_TIME": end} if end else {})
+    hub.wait("alive", 3)
+    job.process.terminate()
+    assert "the job's time" not in job.wait()[1]
 
 
 def test_unknown_ends_the_server_only_after_its_long_patience(hub: Hub, launch: Launch) -> None:

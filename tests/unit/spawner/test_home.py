@@ -37,5 +37,5 @@ async def test_each_server_that_has_a_job_is_told_of_from_memory(scene: Scene) -
     assert told[1].node == "nid001"
     assert told[1].left is not None and 530 < told[1].left <= 540
     assert told[1].soon, "under the fifteen minutes of the default"
-    second.walltime_warning = 5
+    second.walltime_warnings = [5]
     assert not pages.servers(scene.user)[1].soon
