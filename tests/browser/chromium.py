@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
 WIDTH, HEIGHT = 1400, 900
+#: Of a small telephone.
+NARROW = 360
 
 FLAGS = (
     "--headless=new",
@@ -44,14 +46,26 @@ def chromium() -> Iterator[Chrome]:
         service = ChromeService(driver, env={**os.environ, "HOME": home})
         browser = Chrome(_options(binary), service)
         try:
-            # --window-size counts a frame that nobody sees.
-            browser.execute_cdp_cmd(
-                "Emulation.setDeviceMetricsOverride",
-                {"width": WIDTH, "height": HEIGHT, "deviceScaleFactor": 1, "mobile": False},
-            )
+            look(browser)
             yield browser
         finally:
             browser.quit()
+
+
+def look(browser: Chrome, width: int = WIDTH, height: int = HEIGHT, *, dark: bool = False) -> None:
+    """Look at the pages in a window of this size, on a system with this theme."""
+    # --window-size counts a frame that nobody sees.
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    # As on a telephone, where scroll bars take no room.
+    browser.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": True})
+    # Without motion: colours on their way from one theme to the other are in neither.
+    wishes = {
+        "prefers-color-scheme": "dark" if dark else "light",
+        "prefers-reduced-motion": "reduce",
+    }
+    features = [{"name": name, "value": value} for name, value in wishes.items()]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
 
 def _options(binary: str) -> ChromeOptions:

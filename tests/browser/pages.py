@@ -18,7 +18,7 @@ from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
-from selenium.webdriver.support.ui import WebDriverWait
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from firecrestspawner.demo.issuer import DEFAULT_USERS
 
@@ -28,6 +28,8 @@ T = TypeVar("T")
 PAGE_TIMEOUT = 15.0
 START_TIMEOUT = 40.0
 LOOK = 0.05
+#: How often somebody presses the tabulator before they give up.
+KEYS = 50
 
 
 class Window:
@@ -95,9 +97,12 @@ class Window:
         return shown
 
     def field(self, label: str) -> WebElement:
-        """The input that a label belongs to."""
-        found = self.browser.find_element(By.XPATH, f"//label[normalize-space()='{label}']")
-        return self.browser.find_element(By.ID, found.get_attribute("for") or "")
+        """The input that a label belongs to: of several systems' that are alike, the one shown."""
+        found = self.browser.find_elements(By.XPATH, f"//label[normalize-space()='{label}']")
+        for each in found:
+            if each.is_displayed():
+                return self.browser.find_element(By.ID, each.get_attribute("for") or "")
+        raise NoSuchElementException(f"no label {label!r}")
 
     # -- the Hub -----------------------------------------------------------------------------
 
@@ -143,6 +148,37 @@ class Window:
             field = self.field(name.replace("_", " "))
             field.clear()
             field.send_keys(value)
+
+    def pick(self, label: str) -> None:
+        """Press a labelled button out of a group."""
+        self.field(label).click()
+
+    def choose(self, label: str, what: str) -> None:
+        """Choose from one of the spawn form's lists."""
+        Select(self.field(label)).select_by_visible_text(what)
+
+    def chosen(self, label: str) -> str:
+        """What one of the spawn form's lists shows as chosen."""
+        return str(Select(self.field(label)).first_selected_option.text)
+
+    def tab_to(self, label: str) -> None:
+        """Press the tabulator key until the labelled input is reached."""
+        self._tab_until(self.field(label), label)
+
+    def tab_to_button(self, selector: str) -> None:
+        """Press the tabulator key until a button is reached."""
+        self._tab_until(self.see(selector), selector)
+
+    def _tab_until(self, wanted: WebElement, what: str) -> None:
+        for _ in range(KEYS):
+            if self.browser.switch_to.active_element == wanted:
+                return
+            self.keys(Keys.TAB)
+        raise AssertionError(f"{what} is not reached by keyboard")
+
+    def keys(self, *keys: str) -> None:
+        """Press keys, wherever the focus is."""
+        ActionChains(self.browser).send_keys(*keys).perform()
 
     def start(self) -> None:
         """Press the spawn form's button, and wait for what comes next."""

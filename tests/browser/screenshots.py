@@ -12,12 +12,16 @@ from pathlib import Path
 
 from selenium.webdriver import Chrome
 
-from tests.browser.chromium import NoBrowserError, chromium
+from tests.browser.centre import Centre
+from tests.browser.chromium import NARROW, WIDTH, NoBrowserError, chromium, look
 from tests.browser.pages import Window
-from tests.journeys.site import Site, eventually
+from tests.browser.tour import tour
+from tests.journeys.site import eventually
 
-#: Seconds: shorter than the margin, so that every start needs the issuer.
-SHORT_LIFE = 45.0
+#: Of these there is no picture: there is little to see.
+LEFT_OUT = ("front", "ended", "forbidden")
+#: Pages that one picture is enough for.
+ONCE = ("login", "rejected", "output", "session-ended")
 
 WHERE = """import os; f"job {os.environ['SLURM_JOB_ID']} on {os.environ['SLURMD_NODENAME']}\""""
 
@@ -36,48 +40,34 @@ class Camera:
         assert self._browser.save_screenshot(str(picture)), f"{picture} cannot be written"
         print(f"{picture}  {picture.stat().st_size / 1000:.0f} kB")
 
+    def take_all(self, name: str) -> None:
+        """The whole page, light and dark, on a desk and on a telephone."""
+        for width in (WIDTH, NARROW):
+            for dark in (False, True):
+                look(self._browser, width, 1, dark=dark)
+                script = "return Math.ceil(document.body.getBoundingClientRect().bottom) + 16"
+                tall = self._browser.execute_script(script)
+                look(self._browser, width, tall, dark=dark)
+                narrow = f"-{NARROW}" if width == NARROW else ""
+                self.take(f"{name}{narrow}{'-dark' if dark else ''}")
+        look(self._browser)
 
-def take_all(site: Site, window: Window, camera: Camera) -> None:
-    """The pages in the order in which a person comes to them."""
-    site.issuer.lifetimes.access_token = SHORT_LIFE
-    window.open_login()
-    camera.take("login")
-    window.log_in("alice")
-    camera.take("form")
 
-    window.fill_in(Partition="gpu", Run_time="01:00:00")
+def take_lab(centre: Centre, window: Window, camera: Camera) -> None:
+    """JupyterLab, with a notebook that says where it runs."""
+    window.open("/hub/spawn/alice/third")
+    window.pick("Small")
     window.start()
-    window.refusal()
-    camera.take("rejected")
-
-    site.executor.hold()
-    window.fill_in(Partition="debug")
-    window.start()
-    window.progress("Resources")
-    camera.take("pending")
-
-    site.executor.release()
     window.land_in_lab()
     window.decline_news()
     window.new_notebook()
     window.run_cell("6 * 7")
     window.run_cell(WHERE)
     camera.take("lab")
-
     window.open("/hub/home")
-    window.see("#stop")
-    camera.take("home")
-
-    window.open("/hub/spawn/alice/second")
-    site.issuer.end_session("alice")
-    window.start()
-    window.refusal()
-    window.open("/hub/home")
-    window.notice("has ended")
-    camera.take("session-ended")
-    window.log_in_again("alice")
-    window.stop()
-    eventually(lambda: not site.remains(), what="nothing is left")
+    window.press("#stop-third")
+    window.see("#start-third")
+    eventually(lambda: not centre.remains(), what="nothing is left")
 
 
 def main(argv: list[str]) -> int:
@@ -87,9 +77,14 @@ def main(argv: list[str]) -> int:
     directory = parser.parse_args(argv).directory
     directory.mkdir(parents=True, exist_ok=True)
     try:
-        site = Site(log_level="INFO")
-        with site, chromium() as browser:
-            take_all(site, Window(browser, site.url), Camera(browser, directory))
+        with Centre() as centre, chromium() as browser:
+            window, camera = Window(browser, centre.url), Camera(browser, directory)
+            for page in tour(centre, window):
+                if page in ONCE:
+                    camera.take(page)
+                elif page not in LEFT_OUT:
+                    camera.take_all(page)
+            take_lab(centre, window, camera)
     except NoBrowserError as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,8 +1,8 @@
 """What do the test tiers need from the system, and how does it get there?
 
 `python -m tests.services.install [tier ...]` installs what is missing with apt-get, and fetches
-Keycloak, which Debian has not. When nothing is missing it asks dpkg once and is done. It never
-starts the installed services.
+Keycloak and axe, which Debian has not. When nothing is missing it asks dpkg once and is done. It
+never starts the installed services.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tests.services import keycloak_distribution
+from tests.services import axe, keycloak_distribution
 from tests.services.processes import ServiceError
 
 TIERS: dict[str, tuple[str, ...]] = {
@@ -59,6 +59,8 @@ def install(tiers: Iterable[str] = tuple(TIERS)) -> list[str]:
         _install(lacking, wanted)
     if "keycloak" in tiers:
         keycloak_distribution.distribution()
+    if "browser" in tiers:
+        axe.script()
     return lacking
 
 

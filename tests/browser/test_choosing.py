@@ -1,0 +1,72 @@
+"""Can everybody choose, wait, understand and go on, whatever they look at it with or type it on?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from selenium.webdriver import Keys
+
+from tests.browser.accessibility import overhang, problems
+from tests.browser.centre import Centre
+from tests.browser.chromium import NARROW, WIDTH, look
+from tests.browser.conftest import SITE
+from tests.browser.pages import Window
+from tests.browser.tour import tour
+from tests.journeys.site import eventually
+
+
+@pytest.fixture(scope="module")
+def centre() -> Iterator[Centre]:
+    with Centre() as centre:
+        yield centre
+
+
+@pytest.fixture
+def site(request: pytest.FixtureRequest, centre: Centre) -> Centre:
+    """Instead of the site of the other files."""
+    request.node.stash[SITE] = centre
+    return centre
+
+
+def test_a_start_is_chosen_and_sent_by_keyboard_alone(site: Centre, window: Window):
+    window.open_login()
+    window.log_in("bob")
+    site.mini.hold()
+    window.tab_to("Small")
+    window.keys(Keys.ARROW_DOWN, Keys.ARROW_DOWN)
+    assert window.field("Custom").is_selected()
+    window.tab_to("System")
+    window.keys("Mini")
+    window.tab_to("Partition")
+    window.keys("debug")
+    window.tab_to("Run time")
+    window.keys("00:20:00")
+    window.tab_to_button("#spawn_form button[type=submit]")
+    window.keys(Keys.ENTER)
+    window.progress("Resources")
+    (job,) = site.unfinished("bob")
+    assert (job.partition, job.limit) == ("debug", 1200)
+    assert site.mini.jobs("bob"), "it is a job of the chosen system"
+
+    window.tab_to_button("#stop-server-btn")
+    window.keys(Keys.ENTER)
+    window.see_text("h1", "Server not running")
+    site.mini.release()
+    eventually(lambda: not site.remains(), what="nothing is left")
+
+
+@pytest.mark.timeout(300)
+def test_every_page_on_the_way_can_be_read_by_everybody(site: Centre, window: Window):
+    """Choices, a refusal, a failure with its log, a retry, the queue, two systems, what is
+    remembered, an ended session, FirecREST away: light and dark, on a telephone and on a desk."""
+    found = []
+    for page in tour(site, window):
+        for width in (NARROW, WIDTH):
+            for dark in (True, False):
+                look(window.browser, width, dark=dark)
+                where = f"{page}, {width} px, {'dark' if dark else 'light'}"
+                found += [f"{where}: {each}" for each in problems(window.browser)]
+                if over := overhang(window.browser):
+                    found.append(f"{where}: it is {over} px too wide")
+    assert not found, "\n".join(found)
