@@ -46,22 +46,27 @@ class Ending:
 
 
 class Endings:
-    """The last end of each server, by the names of its user and its own."""
+    """The last end of each server, by its user and its name.
+
+    A user is known by number and name: after an admin renamed one, or deleted them, another may
+    have either, and must not read what the first one's server has written.
+    """
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[str, str], Ending] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, str, str], Ending] = OrderedDict()
 
-    def get(self, user: str, server: str) -> Ending | None:
-        return self._kept.get((user, server))
+    def get(self, user: Any, server: str) -> Ending | None:
+        return self._kept.get((user.id, user.name, server))
 
-    def keep(self, user: str, server: str, ending: Ending) -> None:
-        self._kept[user, server] = ending
-        self._kept.move_to_end((user, server))
+    def keep(self, user: Any, server: str, ending: Ending) -> None:
+        key = (user.id, user.name, server)
+        self._kept[key] = ending
+        self._kept.move_to_end(key)
         while len(self._kept) > REMEMBERED:
             self._kept.popitem(last=False)
 
-    def forget(self, user: str, server: str) -> None:
-        self._kept.pop((user, server), None)
+    def forget(self, user: Any, server: str) -> None:
+        self._kept.pop((user.id, user.name, server), None)
 
 
 def endings(settings: dict[str, Any]) -> Endings:
@@ -72,7 +77,7 @@ def endings(settings: dict[str, Any]) -> Endings:
 
 def forget(spawner: Any) -> None:
     """A start begins, or a stop was asked for: what was before is no news any more."""
-    endings(spawner.user.settings).forget(spawner.user.name, spawner.name)
+    endings(spawner.user.settings).forget(spawner.user, spawner.name)
 
 
 async def failed(spawner: Any, error: Error) -> Error:
@@ -134,7 +139,7 @@ def cleared(spawner: Any) -> None:
         if not spawner._stop_pending:
             forget(spawner)
         return
-    known = endings(spawner.user.settings).get(spawner.user.name, spawner.name)
+    known = endings(spawner.user.settings).get(spawner.user, spawner.name)
     if known is not None and known.spawn_id == spawn.id:
         return
     if _over(spawner, spawn) and not spawn.line.ended:
@@ -149,7 +154,7 @@ def cleared(spawner: Any) -> None:
 
 
 def _keep(spawner: Any, ending: Ending) -> None:
-    endings(spawner.user.settings).keep(spawner.user.name, spawner.name, ending)
+    endings(spawner.user.settings).keep(spawner.user, spawner.name, ending)
 
 
 def _over(spawner: Any, spawn: Spawn) -> bool:

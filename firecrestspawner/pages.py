@@ -148,7 +148,7 @@ def farewells(user: Any) -> list[str]:
 def ending(user: Any, server: str) -> Any:
     """How ``user``'s server called ``server`` ended, where the Hub knows it (endings.Ending)."""
     known = user.settings.get("firecrest_endings")
-    return known.get(user.name, server) if known is not None else None
+    return known.get(user, server) if known is not None else None
 
 
 def viewer(user: Any) -> str:

@@ -44,7 +44,7 @@ def source_of(spawner: Any) -> Source | None:
     if spawn is not None:
         path = output.log_path(spawn.log, job_id=spawn.job_id, user=spawn.user)
         return Source(spawn.id, spawn.system, spawn.job_id, path) if spawn.job_id else None
-    ending = endings(spawner.user.settings).get(spawner.user.name, spawner.name)
+    ending = endings(spawner.user.settings).get(spawner.user, spawner.name)
     if ending is None or not ending.job_id:
         return None
     return Source(ending.spawn_id, ending.system, ending.job_id, ending.output.path)

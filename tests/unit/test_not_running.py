@@ -22,9 +22,9 @@ PAGE = "{% block main %}{% endblock %}{% block script %}{% endblock %}"
 def render(ending: Ending | None, *, viewer: str = "alice", **variables: Any) -> str:
     """The page as the Hub renders it for alice's server, but for what is around its main part."""
     kept = Endings()
+    user = SimpleNamespace(id=1, name="alice", settings={"firecrest_endings": kept})
     if ending is not None:
-        kept.keep("alice", "big", ending)
-    user = SimpleNamespace(name="alice", settings={"firecrest_endings": kept})
+        kept.keep(user, "big", ending)
     stock = FileSystemLoader(JupyterHub()._template_paths_default())
     # As JupyterHub.init_tornado_settings has it, with a page.html that needs no request.
     loader = ChoiceLoader(

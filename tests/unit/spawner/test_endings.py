@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ LOG = "Traceback\nModuleNotFoundError: No module named 'jupyterhub'\n[firecrests
 
 
 def known(scene: Scene, name: str = "") -> Ending | None:
-    return endings(scene.user.settings).get("alice", name)
+    return endings(scene.user.settings).get(scene.user, name)
 
 
 def ending(scene: Scene) -> Ending:
@@ -190,7 +191,7 @@ async def test_a_server_that_lost_its_node_is_said_to_have(scene: Scene) -> None
 
 
 async def test_a_server_that_was_stopped_is_no_news(scene: Scene) -> None:
-    endings(scene.user.settings).keep("alice", "", Ending(UNKNOWN, ""))
+    endings(scene.user.settings).keep(scene.user, "", Ending(UNKNOWN, ""))
     spawner = await running(scene)
     await spawner.stop(now=True)
     spawner.clear_state()
@@ -225,10 +226,18 @@ async def test_a_new_start_forgets_the_last_end(scene: Scene) -> None:
 
 
 def test_so_many_ends_are_remembered() -> None:
-    kept = Endings()
+    kept, alice = Endings(), SimpleNamespace(id=1, name="alice")
     for n in range(REMEMBERED + 1):
-        kept.keep("alice", str(n), Ending(UNKNOWN, ""))
-    assert kept.get("alice", "0") is None and kept.get("alice", "1") is not None
+        kept.keep(alice, str(n), Ending(UNKNOWN, ""))
+    assert kept.get(alice, "0") is None and kept.get(alice, "1") is not None
+
+
+def test_whoever_has_a_former_users_name_or_number_reads_none_of_their_output() -> None:
+    """S5"""
+    kept = Endings()
+    kept.keep(SimpleNamespace(id=1, name="alice"), "", Ending(UNKNOWN, ""))
+    for other in (SimpleNamespace(id=2, name="alice"), SimpleNamespace(id=1, name="bob")):
+        assert kept.get(other, "") is None
 
 
 # --- the same choices again -----------------------------------------------------------------
