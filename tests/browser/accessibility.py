@@ -27,11 +27,6 @@ STOCK = (
         ".btn-jupyter",
         "white on Jupyter's orange, 2.9 to 1: the look of every JupyterHub, which sites restyle",
     ),
-    Stock(
-        "aria-progressbar-name",
-        "#progress-bar",
-        "the pending page's bar has no name; the sentence below it says what it would",
-    ),
 )
 
 _RUN = """

@@ -224,9 +224,9 @@ class Window:
         return self.see_text("#progress-log").splitlines()
 
     def cancel(self) -> None:
-        """Press the pending page's button, until the Hub says that nothing runs."""
+        """Press the pending page's button, until the home page says that nothing runs."""
         self.see("#stop-server-btn").click()
-        self.see_text("h1", "Server not running")
+        self.see_text("#start", "Start My Server")
 
     def stop(self) -> None:
         """Press the home page's button, until that shows the server as stopped."""

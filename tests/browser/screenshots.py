@@ -19,7 +19,7 @@ from tests.browser.tour import tour
 from tests.journeys.site import eventually
 
 #: Of these there is no picture: there is little to see.
-LEFT_OUT = ("front", "ended", "forbidden")
+LEFT_OUT = ("front", "forbidden")
 #: Pages that one picture is enough for.
 ONCE = ("login", "rejected", "output", "session-ended")
 

@@ -51,8 +51,30 @@ def test_a_start_is_chosen_and_sent_by_keyboard_alone(site: Centre, window: Wind
 
     window.tab_to_button("#stop-server-btn")
     window.keys(Keys.ENTER)
-    window.see_text("h1", "Server not running")
+    window.see_text("#start", "Start My Server")
     site.mini.release()
+    eventually(lambda: not site.remains(), what="nothing is left")
+
+
+def test_the_pending_page_stops_the_server_that_it_speaks_of(site: Centre, window: Window):
+    """Of two of one user: the other one goes on."""
+    window.open_login()
+    window.log_in("bob")
+    window.pick("Small")
+    window.start()
+    window.land_in_lab()
+    site.mini.hold()
+    window.open("/hub/spawn/bob/second")
+    window.pick("Small")
+    window.start()
+    window.progress("Resources")
+    window.see("#stop-server-btn").click()
+    window.see("#start-second")
+    first, second = site.jobs("bob")[-2:]
+    assert first.state == "RUNNING" and second.state.startswith("CANCELLED")
+    site.mini.release()
+    window.open("/hub/home")
+    window.press("#stop")
     eventually(lambda: not site.remains(), what="nothing is left")
 
 

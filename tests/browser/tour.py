@@ -64,9 +64,6 @@ def _fail_and_retry(centre: Centre, window: Window) -> Iterator[str]:
     window.start()
     window.progress("Resources")
     centre.executor.release()
-    window.progress("The server ended before it was ready")
-    yield "ended"
-    window.browser.refresh()
     job = eventually(lambda: centre.jobs("alice"), what="a job")[-1]
     window.see("#firecrest-ending[data-cause=missing-command]")
     assert window.see("#firecrest-job").text == job.id
