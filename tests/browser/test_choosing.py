@@ -78,6 +78,20 @@ def test_the_pending_page_stops_the_server_that_it_speaks_of(site: Centre, windo
     eventually(lambda: not site.remains(), what="nothing is left")
 
 
+def test_a_link_to_choices_fills_the_form_and_starts_nothing(site: Centre, window: Window):
+    window.open_login()
+    window.log_in("bob")
+    window.browser.get(f"{site.url}/hub/spawn#system=mini&partition=debug&account=nobodys&gpus=2")
+    assert window.field("Custom").is_selected()
+    assert window.chosen("System").startswith("Mini")
+    window.see_text("#firecrest-link", "not offered here: gpus = 2")
+    window.see("#firecrest-copy").click()
+    window.see_text("#firecrest-link", "link")
+    link = window.browser.current_url
+    assert "partition=debug&" in link and "account=nobodys" in link and "_xsrf" not in link
+    assert not site.unfinished("bob"), "what starts a server is the button"
+
+
 @pytest.mark.timeout(300)
 def test_every_page_on_the_way_can_be_read_by_everybody(site: Centre, window: Window):
     """Choices, a refusal, a failure with its log, a retry, the queue, two systems, what is

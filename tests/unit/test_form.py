@@ -78,7 +78,7 @@ def test_what_was_chosen_is_shown_and_escaped() -> None:
         panels(systems=["daint", "eiger"], option_fields=["partition"]),
         {"system": "eiger", "partition": '"><script>'},
     )
-    assert "<script>" not in text
+    assert text.count("<script>") == 1, "the form's own"
     found = Page(text)
     assert accessible(found)
     assert found.selected == {"system": "eiger"}
@@ -176,4 +176,4 @@ def test_what_the_user_may_use_is_filled_in_by_the_browser_where_nothing_else_is
     assert "list" not in found.controls["nodes"]
     assert 'data-firecrest-hints-from="/hub/api/firecrest/hints"' in text
     without = form.render(panels(option_fields=fields), {})
-    assert "data-firecrest-hints" not in without and "<script>" not in without
+    assert "data-firecrest-hints-from" not in without

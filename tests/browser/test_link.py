@@ -1,0 +1,101 @@
+"""Does a link to choices fill the form, and nothing but its fields?
+
+The form alone, in a real browser: what it needs of a Hub is nothing but a page around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium.webdriver import Chrome
+from selenium.webdriver.common.by import By
+
+from firecrestspawner import form, profiles, settings
+from firecrestspawner.config import SpawnerConfig
+from tests.browser.chromium import NoBrowserError, chromium
+
+SYSTEMS = {
+    "daint": {"option_fields": ["gpus", "runtime"]},
+    "eiger": {"option_fields": {"runtime": {"choices": {"01:00:00": "An hour"}}, "account": {}}},
+}
+READY_MADE = [{"display_name": "Small"}, {"display_name": "Large"}]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Chrome]:
+    try:
+        with chromium() as browser:
+            yield browser
+    except NoBrowserError as error:
+        pytest.skip(str(error))
+
+
+def opened(browser: Chrome, directory: Path, link: str, **traits: Any) -> dict[str, str]:
+    """What a form would post that was opened by a link with ``link`` behind its "#"."""
+    config = SpawnerConfig(**{"system": "daint", "systems": SYSTEMS, **traits})
+    names = settings.names(config.systems, config.system)
+    listed = profiles.read(config.profile_list, lambda name, value: None)
+    panels = [form.Panel(settings.on(config, name)) for name in names]
+    page = directory / "form.html"
+    text = form.render(panels, {"gpus": "3"}, listed)
+    secret = '<input type="hidden" name="_xsrf" value="secret">'
+    page.write_text(f"<!DOCTYPE html><title>Form</title><form>{secret}{text}</form>")
+    browser.get("about:blank")
+    browser.get(f"{page.as_uri()}#{link}")
+    return posted(browser)
+
+
+def posted(browser: Chrome) -> dict[str, str]:
+    script = "return Object.fromEntries(new FormData(document.forms[0]))"
+    return browser.execute_script(script)
+
+
+def said(browser: Chrome) -> str:
+    return browser.find_element(By.ID, "firecrest-link").text
+
+
+def test_a_link_fills_the_fields_of_the_system_that_it_names(browser: Chrome, tmp_path: Path):
+    link = "account=proj1&runtime=01:00:00&system=eiger"
+    assert opened(browser, tmp_path, link) == {
+        **{"_xsrf": "secret", "system": "eiger"},
+        **{"runtime@eiger": "01:00:00", "account@eiger": "proj1"},
+    }
+    assert said(browser) == ""
+
+
+def test_what_is_not_offered_is_named_and_nothing_else_is_touched(browser: Chrome, tmp_path: Path):
+    """S2: a link is somebody else's text, which is only ever shown, or the value of a field."""
+    markup = "%3Cimg src=x onerror=document.title=1%3E"
+    link = f"_xsrf=mine&system=eiger&runtime=99&gpus=1&account={markup}&{markup}=1"
+    found = opened(browser, tmp_path, link)
+    assert found["_xsrf"] == "secret"
+    assert found["runtime@eiger"] == ""
+    assert found["account@eiger"].startswith("<img src")
+    for name in ("_xsrf = mine", "runtime = 99", "gpus = 1", "<img src"):
+        assert name in said(browser)
+    assert "account" not in said(browser)
+    assert not browser.find_elements(By.TAG_NAME, "img")
+
+
+def test_a_link_chooses_a_profile_or_the_plain_fields(browser: Chrome, tmp_path: Path):
+    found = opened(browser, tmp_path, "profile=large", profile_list=READY_MADE)
+    assert found == {"_xsrf": "secret", "profile": "large"}
+    found = opened(browser, tmp_path, "system=daint&gpus=2", profile_list=READY_MADE)
+    assert (found["profile"], found["gpus@daint"]) == ("custom", "2")
+
+
+def test_the_link_that_is_made_chooses_the_same(browser: Chrome, tmp_path: Path):
+    first = opened(browser, tmp_path, "system=daint&gpus=2&runtime=02:00:00")
+    browser.find_element(By.ID, "firecrest-copy").click()
+    link = browser.current_url.partition("#")[2]
+    assert "gpus=2" in link and "secret" not in link
+    assert opened(browser, tmp_path, link) == first
+
+
+def test_without_a_link_the_form_is_as_it_was(browser: Chrome, tmp_path: Path):
+    for link in ("", "main"):
+        assert opened(browser, tmp_path, link)["gpus@daint"] == "3"
+        assert said(browser) == ""
