@@ -63,7 +63,7 @@ def test_a_link_fills_the_fields_of_the_system_that_it_names(browser: Chrome, tm
         **{"_xsrf": "secret", "system": "eiger"},
         **{"runtime@eiger": "01:00:00", "account@eiger": "proj1"},
     }
-    assert said(browser) == ""
+    assert said(browser) == "Filled in from a link: look at these choices before you start."
 
 
 def test_what_is_not_offered_is_named_and_nothing_else_is_touched(browser: Chrome, tmp_path: Path):
