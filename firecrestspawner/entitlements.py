@@ -31,10 +31,15 @@ UNKNOWN = "What you may use there is not known at the moment; you can start a se
 
 @dataclass(frozen=True)
 class Hint:
-    """One value of a field, and what is shown beside it."""
+    """One value of a field, what is shown beside it, and how many nodes a partition has.
+
+    That is all the bounds there are: FirecREST tells neither the time limit of a partition nor
+    what a user may have of it (its API description, PartitionModel).
+    """
 
     value: str
     label: str = ""
+    nodes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,11 @@ class Hints:
 
     def public(self) -> dict[str, Any]:
         """As it is sent to the user's browser."""
-        return asdict(self)
+        known = asdict(self)
+        for hint in (*known["account"], *known["partition"], *known["reservation"]):
+            if hint["nodes"] is None:
+                del hint["nodes"]
+        return known
 
 
 class _Slip:
@@ -114,19 +123,23 @@ async def _ask(mine: Secret, firecrest: FirecREST, system: str) -> Hints:
         return Hints(problem=UNKNOWN)
     return Hints(
         account=_hints(accounts, lambda row: "default" if row.get("default") is True else ""),
-        partition=_hints(partitions, _partition),
+        partition=_hints(partitions, _partition, _nodes),
         reservation=_hints(reservations, _reservation),
     )
 
 
-def _hints(rows: Any, label: Callable[[Mapping[str, Any]], str]) -> tuple[Hint, ...]:
+def _hints(
+    rows: Any,
+    label: Callable[[Mapping[str, Any]], str],
+    nodes: Callable[[Mapping[str, Any]], int | None] = lambda row: None,
+) -> tuple[Hint, ...]:
     """The names in ``rows`` that a user could choose. What is not of the API's form is left out."""
 
     def found() -> Iterator[Hint]:
         for row in rows if isinstance(rows, list) else ():
             name = row.get("name") if isinstance(row, dict) else None
             if isinstance(name, str) and re.fullmatch(WORD.pattern, name, re.ASCII):
-                yield Hint(name, label(row))
+                yield Hint(name, label(row), nodes(row))
 
     return tuple(sorted(set(found()), key=lambda hint: hint.value))[:LONGEST]
 
@@ -135,11 +148,16 @@ def _partition(row: Mapping[str, Any]) -> str:
     # A word over ssh, a list of them over REST (FirecREST facts).
     state = row.get("partition")
     words = [state] if isinstance(state, str) else state if isinstance(state, list) else []
-    nodes = row.get("totalNodes")
+    nodes = _nodes(row)
     known = [] if "UP" in words or not words else ["not up"]
-    if isinstance(nodes, int) and not isinstance(nodes, bool):
+    if nodes is not None:
         known.append(f"{nodes} node{'' if nodes == 1 else 's'}")
     return ", ".join(known)
+
+
+def _nodes(row: Mapping[str, Any]) -> int | None:
+    nodes = row.get("totalNodes")
+    return nodes if isinstance(nodes, int) and not isinstance(nodes, bool) else None
 
 
 def _reservation(row: Mapping[str, Any]) -> str:

@@ -1,17 +1,19 @@
-"""Does a link to choices fill the form, and nothing but its fields?
+"""What does the form's script do with a link to choices, and with what partitions there are?
 
 The form alone, in a real browser: what it needs of a Hub is nothing but a page around it.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from selenium.webdriver import Chrome
+from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
 
 from firecrestspawner import form, profiles, settings
 from firecrestspawner.config import SpawnerConfig
@@ -99,3 +101,31 @@ def test_without_a_link_the_form_is_as_it_was(browser: Chrome, tmp_path: Path):
     for link in ("", "main"):
         assert opened(browser, tmp_path, link)["gpus@daint"] == "3"
         assert said(browser) == ""
+
+
+def test_a_job_is_no_larger_than_its_partition(browser: Chrome, tmp_path: Path):
+    """As far as FirecREST tells; what nobody knows is not bounded."""
+    config = SpawnerConfig(system="daint", option_fields=["partition", "nodes"])
+    panel = form.Panel(settings.on(config, "daint"))
+    told = {"partition": [{"value": "debug", "label": "2 nodes", "nodes": 2}, {"value": "odd"}]}
+    answers = f"async () => ({{ok: true, json: async () => ({json.dumps(told)})}})"
+    page = tmp_path / "form.html"
+    text = form.render([panel], {}, hints="/hints")
+    page.write_text(
+        f"<!DOCTYPE html><title>Form</title><script>fetch = {answers}</script><form>{text}</form>"
+    )
+    browser.get(page.as_uri())
+    partition, nodes = (browser.find_element(By.NAME, name) for name in ("partition", "nodes"))
+    WebDriverWait(browser, 10).until(
+        lambda _: browser.find_elements(By.CSS_SELECTOR, "datalist option")
+    )
+    for queue, number, problem in (
+        ("debug", "3", "debug has only 2 nodes."),
+        ("debug", "2", ""),
+        ("odd", "3", ""),
+        ("", "3", ""),
+    ):
+        for control, value in ((partition, queue), (nodes, number)):
+            control.clear()
+            control.send_keys(value, Keys.TAB)
+        assert nodes.get_property("validationMessage") == problem, (queue, number)

@@ -52,9 +52,9 @@ async def test_what_is_answered_becomes_hints() -> None:
     found = await hints(Api())
     assert found.account == (Hint("proj1", "default"), Hint("proj2"))
     assert found.partition == (
-        Hint("debug", "1 node"),
-        Hint("down", "not up, 1 node"),
-        Hint("normal", "4 nodes"),
+        Hint("debug", "1 node", 1),
+        Hint("down", "not up, 1 node", 1),
+        Hint("normal", "4 nodes", 4),
     )
     assert found.reservation == (Hint("course", "not active now"), Hint("now"))
     assert found.public()["account"][0] == {"value": "proj1", "label": "default"}
