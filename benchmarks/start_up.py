@@ -12,7 +12,9 @@ import httpx
 from tests.journeys.crowd import crowd
 from tests.journeys.site import Site, eventually
 
-SIZES = (10, 100, 1_000)
+SIZES = (10, 100, 1_000, 10_000)
+#: Seconds within which the largest is up.
+PATIENCE = 900.0
 #: Seconds after the last server is served in which requests count.
 AFTERWARDS = 5.0
 
@@ -33,9 +35,10 @@ def _measure(servers: int, answers: bool) -> None:
             firecrest.hold()
         before = firecrest.requests().total()
         began = time.monotonic()
-        site.start_hub()
+        site.start_hub(wait=False)
+        site.wait_ready(PATIENCE)
         ready = time.monotonic() - began
-        eventually(lambda: _served(site) == servers, 600, "all servers are served")
+        eventually(lambda: _served(site) == servers, PATIENCE, "all servers are served")
         served = time.monotonic() - began
         assert httpx.get(f"{site.url}/hub/health", trust_env=False).is_success
         time.sleep(AFTERWARDS)
