@@ -41,7 +41,8 @@ class Cause(NamedTuple):
 class Traces:
     """What is known of one end. All of it may be missing.
 
-    ``walltime`` is how many seconds the job had left when its server ended, as the launcher says.
+    ``walltime`` is how many seconds the job had left when its server ended, as the launcher says;
+    ``late`` that the start took too long, though nothing has ended.
     """
 
     job: Job | None = None
@@ -49,6 +50,7 @@ class Traces:
     exit_reason: str = ""
     walltime: int | None = None
     lines: Sequence[str] = ()
+    late: bool = False
 
 
 _ADMINS = "If it happens again, tell the administrators, with the job's number."
@@ -269,6 +271,8 @@ def cause_of(traces: Traces) -> Cause:
     job = traces.job
     if job is not None and job.state in _STATES:
         return _STATES[job.state]
+    if traces.late and job is not None and job.state is JobState.PENDING:
+        return QUEUED
     left = traces.walltime
     if traces.exit_reason == "stopped by SIGTERM" and left is not None and left <= LAST_SECONDS:
         return TIME
@@ -288,7 +292,7 @@ def cause_of(traces: Traces) -> Cause:
         return SHUT_DOWN
     if job is not None and job.state is JobState.FAILED and job.signal == NO_WORKDIR:
         return WORKDIR
-    return UNKNOWN
+    return SLOW if traces.late and job is not None else UNKNOWN
 
 
 def _evidence(lines: Sequence[str]) -> Iterator[str]:

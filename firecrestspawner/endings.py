@@ -20,7 +20,6 @@ from .causes import Cause, Traces, cause_of, cause_of_refusal
 from .errors import Error, JobEnded, StartTimedOut
 from .output import Output
 from .spawn import Spawn
-from .states import JobState
 
 #: Ends that are remembered, of all users; the oldest go first.
 REMEMBERED = 1000
@@ -87,20 +86,20 @@ async def failed(spawner: Any, error: Error) -> Error:
     """
     spawn = spawner.spawn
     late = isinstance(error, StartTimedOut)
-    if late and spawn is not None and not _begun(spawner):
-        _keep(spawner, _ending(spawner, spawn, causes.QUEUED, error.message))
-        return _worded(error, f"{error.message} {causes.QUEUED.text}")
-    if spawn is None or not (late or (isinstance(error, JobEnded) and _over(spawner, spawn))):
+    ended = isinstance(error, JobEnded) and spawn is not None and _over(spawner, spawn)
+    if spawn is None or not (late or ended):
         cause = cause_of_refusal(error.reason, error.message)
         _keep(spawner, _ending(spawner, spawn, cause))
         return _worded(error, cause.text)
-    traces = _traces(spawner, spawn)
-    ending = _ending(spawner, spawn, causes.SLOW if late else cause_of(traces), error.message)
+    traces = _traces(spawner, spawn, late=late)
+    cause = cause_of(traces)
+    ending = _ending(spawner, spawn, cause, error.message)
     _keep(spawner, ending)
+    if cause is causes.QUEUED:  # nothing has written anything
+        return _worded(error, f"{error.message} {cause.text}")
     written = await read_output(spawner, spawn.system, ending.output.path)
     # The log of a job that ended by itself may tell what its end does not.
     cause = cause_of(replace(traces, lines=written.lines))
-    cause = causes.SLOW if late and cause is causes.UNKNOWN else cause
     shown = replace(written, lines=_last(written.lines))
     _keep(spawner, replace(ending, cause=cause, output=shown))
     return _worded(error, f"{error.message} {cause.text}")
@@ -162,15 +161,10 @@ def _over(spawner: Any, spawn: Spawn) -> bool:
     return spawn.exit_code is not None or (spawner._watch is not None and spawner._watch.over)
 
 
-def _begun(spawner: Any) -> bool:
-    """Whether the job is known to have left the queue."""
-    job = spawner._watch.job if spawner._watch is not None else None
-    return job is not None and job.state is not JobState.PENDING
-
-
-def _traces(spawner: Any, spawn: Spawn) -> Traces:
-    ended = spawner._watch.ended if spawner._watch is not None else None
-    return Traces(ended, spawn.exit_code, spawn.exit_reason, spawn.walltime)
+def _traces(spawner: Any, spawn: Spawn, *, late: bool = False) -> Traces:
+    watch = spawner._watch
+    job = (watch.job if late else watch.ended) if watch is not None else None
+    return Traces(job, spawn.exit_code, spawn.exit_reason, spawn.walltime, late=late)
 
 
 def _ending(spawner: Any, spawn: Spawn | None, cause: Cause, happened: str = "") -> Ending:

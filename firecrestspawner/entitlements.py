@@ -53,11 +53,7 @@ class Hints:
 
     def public(self) -> dict[str, Any]:
         """As it is sent to the user's browser."""
-        known = asdict(self)
-        for hint in (*known["account"], *known["partition"], *known["reservation"]):
-            if hint["nodes"] is None:
-                del hint["nodes"]
-        return known
+        return asdict(self)
 
 
 class _Slip:

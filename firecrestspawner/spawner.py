@@ -76,16 +76,16 @@ class FirecRESTSpawner(StoredSpawner):
         A refusal reaches the user's page as one sentence and the Hub's log as one line.
         """
         patience = max(self.start_timeout - IN_TIME, self.start_timeout * 0.8)
-        self._give_up_at = time.monotonic() + patience
+        until = time.monotonic() + patience
         try:
             if self.spawn is not None:
-                return await self._adopt(self.spawn)
+                return await self._adopt(self.spawn, until)
             # A start that was cancelled leaves its own, when the next one comes within a second.
             db, mine = self.user.db, Secret(self.api_token)
             resume.discard_tokens(db, self.user, self.name, besides=mine)
             spawn, request, token = await self._prepare()
             await self._submit_once(spawn, request, token)
-            return await self._await_server(spawn)
+            return await self._await_server(spawn, until)
         except Error as error:
             raise refuse(await endings.failed(self, error), self) from None
 
@@ -193,7 +193,7 @@ class FirecRESTSpawner(StoredSpawner):
             self.spawn = None
             self._save()
 
-    async def _adopt(self, spawn: Spawn) -> str:
+    async def _adopt(self, spawn: Spawn, until: float) -> str:
         """Go on with a start from before the Hub's restart; nothing is submitted (R3, R6).
 
         Nothing and nobody needs to be reachable: what cannot be known yet is waited for.
@@ -210,11 +210,12 @@ class FirecRESTSpawner(StoredSpawner):
             )
         if not spawn.job_id:
             await resume.find_job(self, spawn, lambda: self._token(self._cluster(spawn.system)))
-        return await self._await_server(spawn)
+        return await self._await_server(spawn, until)
 
-    async def _await_server(self, spawn: Spawn) -> str:
-        """Wait for the job's own messages; the monitor backs them up. Cancels nothing."""
-        while (left := self._give_up_at - time.monotonic()) > 0:
+    async def _await_server(self, spawn: Spawn, until: float) -> str:
+        """Wait for the job's own messages, the monitor backing them up, till ``until`` (monotonic
+        seconds). Cancels nothing."""
+        while (left := until - time.monotonic()) > 0:
             self._news.clear()
             self._raise_if_over(spawn)
             if spawn.reported is not None and await self._locate(spawn):

@@ -71,7 +71,6 @@ class StoredSpawner(SpawnerConfig, Spawner):
         self._watch: Watch | None = None
         self._news = asyncio.Event()
         self._submit: asyncio.Task[None] | None = None
-        self._give_up_at = 0.0
         #: Whether the next start() is to go on with this spawn, instead of submitting another.
         self.adopts = False
         self._oauth_scopes: list[str] = []

@@ -120,13 +120,15 @@ def job_request(
     OptionsError for a value that no script can carry.
     """
     workdir = _workdir(here, chosen, spawn.user)
-    if "venv" in chosen:
-        _check_directory(here.fields["venv"], chosen["venv"], spawn.user)
+    for name, path in chosen.items():
+        if name != "workdir" and here.fields[name].under:
+            _check_directory(here.fields[name], path, spawn.user)
     values = here.values(chosen)
     if system.scheduler == "pbs":
         # PBS has no symbol for a job's number, and delivers the log at the end: until then an
         # earlier start's, under the same name, would be read as this one's.
-        values = {"output": f"jupyter-{spawn.id}.log", **values, **_in_pbs_words(here, chosen)}
+        values = {"output": f"jupyter-{spawn.id}.log", **values}
+        values |= _in_pbs_words(here, chosen, values)
     template = _template(here.batch_script, system)
     try:
         if system.honours_directives:
@@ -161,9 +163,10 @@ def job_request(
     )
 
 
-def _in_pbs_words(here: Settings, chosen: Mapping[str, str]) -> dict[str, str]:
-    """The values of users' fields, which mean what sbatch does by them, as PBS writes them."""
-    values = here.values(chosen)
+def _in_pbs_words(
+    here: Settings, chosen: Mapping[str, str], values: Mapping[str, Any]
+) -> dict[str, str]:
+    """Those of users' fields, which mean what sbatch does by them, as PBS writes them."""
     return {
         name: in_pbs_words(field.kind, values[name])
         for name, field in here.fields.items()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from selenium.common.exceptions import WebDriverException
+from selenium.webdriver import Chrome
 
 from firecrestspawner.demo.issuer import DEFAULT_USERS
 from tests.browser.chromium import NoBrowserError, chromium
@@ -83,13 +84,21 @@ def _empty(home: Path) -> None:
 
 
 @pytest.fixture
-def window(request: pytest.FixtureRequest, site: Site, tmp_path: Path) -> Iterator[Window]:
-    """A new browser's window on the site."""
+def browser() -> Iterator[Chrome]:
+    """A new browser."""
     try:
         with chromium() as browser:
-            window = Window(browser, site.url)
-            request.node.stash[WINDOW] = (window, tmp_path)
-            yield window
-            del request.node.stash[WINDOW]
+            yield browser
     except NoBrowserError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture
+def window(
+    request: pytest.FixtureRequest, site: Site, browser: Chrome, tmp_path: Path
+) -> Iterator[Window]:
+    """Its window on the site."""
+    window = Window(browser, site.url)
+    request.node.stash[WINDOW] = (window, tmp_path)
+    yield window
+    del request.node.stash[WINDOW]

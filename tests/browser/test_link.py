@@ -6,33 +6,21 @@ The form alone, in a real browser: what it needs of a Hub is nothing but a page 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from firecrestspawner import form, profiles, settings
 from firecrestspawner.config import SpawnerConfig
-from tests.browser.chromium import NoBrowserError, chromium
 
 SYSTEMS = {
     "daint": {"option_fields": ["gpus", "runtime"]},
     "eiger": {"option_fields": {"runtime": {"choices": {"01:00:00": "An hour"}}, "account": {}}},
 }
 READY_MADE = [{"display_name": "Small"}, {"display_name": "Large"}]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Chrome]:
-    try:
-        with chromium() as browser:
-            yield browser
-    except NoBrowserError as error:
-        pytest.skip(str(error))
 
 
 def opened(browser: Chrome, directory: Path, link: str, **traits: Any) -> dict[str, str]:

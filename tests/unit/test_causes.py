@@ -89,6 +89,22 @@ def test_what_a_shell_shows_before_it_runs_it_has_not_happened() -> None:
     assert cause_of(Traces(exit_code=1, lines=lines)).name == "unknown"
 
 
+@pytest.mark.parametrize(
+    ("state", "sentence"),
+    [
+        (JobState.PENDING, "Its job was still in the queue, and was cancelled."),
+        (JobState.RUNNING, "Its job ran, but no server came up in it."),
+        (None, ""),
+    ],
+)
+def test_a_start_that_took_too_long_is_told_as_far_as_is_known(
+    state: JobState | None, sentence: str
+) -> None:
+    known = job(state) if state is not None else None
+    assert cause_of(Traces(known, late=True)).sentence == sentence
+    assert cause_of(Traces(known)).name == "unknown"
+
+
 def test_what_a_job_wrote_before_it_was_cancelled_did_not_end_it() -> None:
     cancelled = job(JobState.CANCELLED)
     for name in ("import-error", "disk-full", "no-permission"):

@@ -57,7 +57,7 @@ async def test_what_is_answered_becomes_hints() -> None:
         Hint("normal", "4 nodes", 4),
     )
     assert found.reservation == (Hint("course", "not active now"), Hint("now"))
-    assert found.public()["account"][0] == {"value": "proj1", "label": "default"}
+    assert found.public()["account"][0] == {"value": "proj1", "label": "default", "nodes": None}
 
 
 async def test_any_number_of_tabs_makes_one_set_of_requests_with_the_users_own_token() -> None:
