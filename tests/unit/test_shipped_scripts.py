@@ -172,6 +172,14 @@ def test_no_server_starts_without_what_was_chosen_for_it(
         assert cause_of(Traces(lines=done.stderr.splitlines())).name == "missing-environment"
 
 
+@pytest.mark.parametrize("asked", [{"venv": "-x"}, {"modules": "cuda,--force"}])
+def test_nothing_chosen_is_an_option_of_the_command_that_loads_it(asked: dict[str, str]) -> None:
+    """S2"""
+    for name in ("slurm", "pbs"):
+        with pytest.raises(ScriptError, match="cannot begin with '-'"):
+            render(script.shipped_template(name), name, **asked)
+
+
 def test_a_uenv_and_its_view_are_directives() -> None:
     text = render(
         script.shipped_template("slurm-uenv"), uenv="prgenv-gnu/24.11:v2,x:/m", view="default"
