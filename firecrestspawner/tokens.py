@@ -128,7 +128,8 @@ class _Turn:
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     wanted: int = 0
-    asked_at: float = float("-inf")
+    asked: float = float("-inf")
+    answered: float = float("-inf")
     failure: ProviderUnavailable | None = None
 
 
@@ -171,7 +172,10 @@ class TokenStore:
         return await self._shielded(self._get(user, max(min_validity, MARGIN)))
 
     async def renew(self, user: Any) -> TokenSet:
-        """As :meth:`get`, but the issuer is asked in any case: does the session still exist?"""
+        """As :meth:`get`, but the issuer is asked in any case: does the session still exist?
+
+        What it was asked before the call is no answer to that; what it is asked meanwhile is.
+        """
         return await self._shielded(self._get(user, MARGIN, renew=True))
 
     # -- for those who end sessions ----------------------------------------------------------
@@ -257,22 +261,25 @@ class TokenStore:
         async with self._turn(vault.name) as turn:
             # Who waited while another asked the issuer shares what came of it: tokens that were
             # refreshed just now are as fresh as they get, and an issuer that is away still is.
-            shared = turn.asked_at >= began
+            shared = turn.answered >= began
             if shared and turn.failure is not None:
                 raise ProviderUnavailable(turn.failure.message, detail=turn.failure.detail)
+            if renew:
+                shared = turn.asked >= began
             for _ in range(3):
                 await self._turnstile.pass_through()
                 state, stored = await vault.load()
                 tokens = _stored_tokens(vault.name, state, stored)
                 if shared or not _wants_refresh(tokens, min_validity, renew):
                     return _unless_denied(state, tokens)
+                turn.asked = time.monotonic()
                 try:
                     fresh = await self._refresh(user, vault, state or {}, stored, tokens)
                 except ProviderUnavailable as error:
                     turn.failure = error
                     raise
                 finally:
-                    turn.asked_at = time.monotonic()
+                    turn.answered = time.monotonic()
                 if fresh is not None:
                     turn.failure = None
                     return fresh

@@ -76,6 +76,22 @@ async def test_a_check_asks_the_issuer_also_when_the_token_is_fresh(
     assert await store.renew(vault) == vault.tokens, "there is nothing to ask with"
 
 
+async def test_a_check_takes_no_answer_to_what_was_asked_before_it(
+    issuer: Issuer, store: TokenStore, vault: MemoryVault
+) -> None:
+    """A role may have been taken, a session ended, while the answer was on its way."""
+    held = Held(issuer)
+    need = asyncio.ensure_future(store.get(vault))
+    await held.arrived()
+    checks = [asyncio.ensure_future(store.renew(vault)) for _ in range(20)]
+    await asyncio.sleep(0)
+    held.release()
+    before = await need
+    now = {tokens.access_token for tokens in await asyncio.gather(*checks)}
+    assert len(now) == 1 and before.access_token not in now
+    assert refreshes(issuer) == 2
+
+
 async def test_nothing_is_kept_of_users_who_need_nothing(
     issuer: Issuer, store: TokenStore, vault: MemoryVault
 ) -> None:
