@@ -22,6 +22,7 @@ from traitlets import Bool, Enum, Float, List, Unicode, default
 
 from . import permissions, resume, sessions
 from .cluster import own_addresses
+from .deadline import in_time
 from .endpoints import HintsHandler, SessionHandler, TokenHandler
 from .entitlements import Desk
 from .errors import Error, LoginRequired, PermissionDenied, ProviderUnavailable
@@ -284,7 +285,7 @@ class FirecRESTAuthenticator(GenericOAuthenticator):
             self.run(self._look_after(user))
             return True
         try:
-            over = await asyncio.wait_for(self._is_over(user), self.refresh_patience)
+            over = await in_time(self._is_over(user), self.refresh_patience)
         except asyncio.TimeoutError:
             return True
         if over:

@@ -12,6 +12,7 @@ from typing import Any
 from traitlets import TraitError
 
 from . import form, options, profiles, submission
+from .deadline import in_time
 from .errors import OptionsError
 from .profiles import Profile
 from .settings import Settings
@@ -79,7 +80,7 @@ async def offered(spawner: Any) -> tuple[Profile, ...]:
         given = given(spawner)
         if hasattr(given, "__await__"):
             try:
-                given = await asyncio.wait_for(given, LISTING)
+                given = await in_time(given, LISTING)
             except asyncio.TimeoutError:
                 raise submission.misconfigured(
                     f"c.FirecRESTSpawner.profile_list: no answer in {LISTING:g} s"

@@ -26,6 +26,7 @@ from firecrest.FirecrestException import FirecrestException
 from firecrest.v2 import AsyncFirecrest
 
 from .answers import AWAY, UNREADABLE, failure
+from .deadline import in_time
 from .errors import (
     BadAnswer,
     BadRequest,
@@ -323,7 +324,7 @@ class FirecREST:
         what, write = question.what, question.write
         _token.set(token)
         try:
-            return await asyncio.wait_for(call(), self.deadline)
+            return await in_time(call(), self.deadline)
         except FirecrestException as error:
             raise failure(what, error.responses[-1] if error.responses else None, write) from None
         except asyncio.TimeoutError:

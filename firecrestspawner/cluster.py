@@ -20,6 +20,7 @@ from typing import Any
 
 from . import address
 from .client import FirecREST, JobRequest, System, as_service
+from .deadline import in_time
 from .errors import AddressRefused, BadAnswer, Error, FirecRESTError, OptionsError
 from .isolation import State
 from .metrics import JOBS, SNAPSHOT_AGE, observe
@@ -379,7 +380,7 @@ async def resolve(name: str) -> list[str]:
     """The numeric addresses of a host name; none when it cannot be resolved in time."""
     loop = asyncio.get_running_loop()
     try:
-        found = await asyncio.wait_for(
+        found = await in_time(
             loop.getaddrinfo(name, None, type=socket.SOCK_STREAM), RESOLVE_DEADLINE
         )
     except (OSError, UnicodeError, asyncio.TimeoutError):

@@ -23,6 +23,7 @@ from jupyterhub.apihandlers.base import APIHandler
 from jupyterhub.user import User
 
 from . import links
+from .deadline import in_time
 from .entitlements import Desk
 from .errors import Error, LoginRequired, ProviderUnavailable
 from .handout import Handout
@@ -100,7 +101,7 @@ class _Endpoint(APIHandler, ABC):
     async def in_time(self, awaitable: Awaitable[T], seconds: float) -> T:
         """Await. Raises ProviderUnavailable after ``seconds``."""
         try:
-            return await asyncio.wait_for(awaitable, seconds)
+            return await in_time(awaitable, seconds)
         except asyncio.TimeoutError:
             detail = f"{self.request.path}: no answer within {seconds:g} s"
             raise ProviderUnavailable(UNAVAILABLE, detail=detail) from None

@@ -18,6 +18,7 @@ from jupyterhub.apihandlers.base import APIHandler
 from tornado.web import stream_request_body
 
 from . import channel
+from .deadline import in_time
 from .errors import ChannelError, Error
 
 log = logging.getLogger(__name__)
@@ -118,7 +119,7 @@ class JobChannelHandler(APIHandler):
             if end is None:
                 self._reply(200, channel.unknown(message.spawn_id))
                 return
-            answer = await asyncio.wait_for(end.hear(message, raw), DEADLINE)
+            answer = await in_time(end.hear(message, raw), DEADLINE)
         except ChannelError as error:
             self._refuse(error)
             return

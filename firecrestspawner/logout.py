@@ -15,6 +15,7 @@ from jupyterhub.apihandlers.base import APIHandler
 from oauthenticator.oauth2 import OAuthLogoutHandler
 from tornado.web import stream_request_body
 
+from .deadline import in_time
 from .errors import Error, LoginRequired, LogoutTokenError, ProviderUnavailable
 from .models import Secret
 from .oidc import LEEWAY, Provider
@@ -189,7 +190,7 @@ class BackchannelLogoutHandler(APIHandler):
         """200 when the sessions meant have ended, or there are none; 400 for a token that is not
         valid; 503 while the issuer's keys cannot be had."""
         try:
-            sub, sid = await asyncio.wait_for(self._redeem(), DEADLINE)
+            sub, sid = await in_time(self._redeem(), DEADLINE)
         except LogoutTokenError as error:
             log.warning("Back-channel logout: refused a token from %s: %s",
                         self.request.remote_ip, error.detail)  # fmt: skip

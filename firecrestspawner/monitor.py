@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from .client import FirecREST, as_service
+from .deadline import in_time
 from .errors import Error, FirecRESTError, NotFound
 from .isolation import EACH
 from .metrics import TICKS
@@ -35,8 +36,6 @@ WINDOW = "1h"
 STUCK = 180.0
 #: Seconds between looks at the loop.
 WATCHDOG = 15.0
-#: Seconds after which a cancellation was lost.
-LOST = 0.2
 
 
 class JobMonitor:
@@ -157,7 +156,7 @@ class JobMonitor:
         wait = self._wait() if self.watches else None
         self._alive_until = float("inf") if wait is None else self.clock() + wait + STUCK
         try:
-            await asyncio.wait_for(self._wake.wait(), wait)
+            await in_time(self._wake.wait(), wait)
         except asyncio.TimeoutError:
             self._beat()
             return
@@ -307,15 +306,9 @@ class JobMonitor:
 
 
 async def _end(loop: asyncio.Task[None]) -> None:
-    """End a loop, wherever it is; one that cannot be ended is left after WATCHDOG seconds.
-
-    Until Python 3.12 wait_for() loses a cancellation that comes together with what it waits for.
-    """
-    for _ in range(int(WATCHDOG / LOST)):
-        loop.cancel()
-        await asyncio.wait([loop], timeout=LOST)
-        if loop.done():
-            return
+    """End a loop, wherever it is; one that cannot be ended is left after WATCHDOG seconds."""
+    loop.cancel()
+    await asyncio.wait([loop], timeout=WATCHDOG)
 
 
 class _Round:

@@ -13,12 +13,13 @@ import logging
 import random
 import ssl
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 import httpx
 
+from .deadline import in_time
 from .errors import LoginRequired, ProviderUnavailable
 from .models import Secret, TokenSet
 
@@ -103,10 +104,13 @@ class TokenClient:
     async def fetch(
         self, method: str, url: str, *, deadline: float | None = None, **kwargs: Any
     ) -> httpx.Response:
-        """One request under a deadline. Raises ProviderUnavailable when no answer comes."""
+        """One request under a deadline. Raises ProviderUnavailable when no answer comes.
+
+        The deadline is for the whole of it: httpx's own are for each read.
+        """
         seconds = self.deadline if deadline is None else deadline
         try:
-            return await _bounded(self.http.request(method, url, **kwargs), seconds)
+            return await in_time(self.http.request(method, url, **kwargs), seconds)
         except (httpx.HTTPError, httpx.InvalidURL, asyncio.TimeoutError, OSError) as error:
             # Its kind says enough; its request holds the token.
             raise ProviderUnavailable(
@@ -169,11 +173,6 @@ class TokenClient:
                 "%s: look at id, secret and allowed grants of the client %r", detail, self.client_id
             )
         raise ProviderUnavailable(UNAVAILABLE, detail=detail)
-
-
-async def _bounded(awaitable: Awaitable[T], seconds: float) -> T:
-    """Await under one deadline for the whole of a request: httpx's own are per read."""
-    return await asyncio.wait_for(awaitable, seconds)
 
 
 def _may_pass(answer: httpx.Response) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from .client import FirecREST
+from .deadline import in_time
 from .errors import Error, Forbidden, LoginRequired, NotFound
 from .models import Secret
 
@@ -112,7 +113,7 @@ async def read(
 
     at = time.time()
     try:
-        text = await asyncio.wait_for(tail(), deadline)
+        text = await in_time(tail(), deadline)
     except asyncio.TimeoutError:
         return Output(path, problem="The cluster did not send the output in time.", at=at)
     except LoginRequired as error:

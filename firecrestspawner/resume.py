@@ -19,6 +19,7 @@ from typing import Any
 from jupyterhub import orm
 from jupyterhub.utils import url_escape_path, url_path_join
 
+from .deadline import in_time
 from .errors import Error, JobEnded
 from .models import Secret
 from .spawn import Spawn, claims, earlier, under_way
@@ -146,7 +147,7 @@ async def find_job(
             spawner.log.info("%s: not looking for its job: %s", spawner._log_name, error.detail)
         if not spawn.job_id:
             with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(spawner._news.wait(), pause)
+                await in_time(spawner._news.wait(), pause)
         pause = min(pause * 2, LOOKS[1])
 
 

@@ -16,6 +16,7 @@ from traitlets import default
 from . import channel, choice, endings, links, options, resume, submission
 from .client import JobRequest
 from .cluster import Cluster, NodesUnknown, stranger
+from .deadline import in_time
 from .errors import (
     ChannelError,
     Error,
@@ -221,9 +222,7 @@ class FirecRESTSpawner(StoredSpawner):
             if spawn.reported is not None and await self._locate(spawn):
                 return spawn.url
             try:
-                await asyncio.wait_for(
-                    self._news.wait(), min(left, LOOK) if spawn.reported else left
-                )
+                await in_time(self._news.wait(), min(left, LOOK) if spawn.reported else left)
             except asyncio.TimeoutError:
                 continue
         raise StartTimedOut(
@@ -449,7 +448,7 @@ class FirecRESTSpawner(StoredSpawner):
         while await self.poll() is None and time.monotonic() < deadline:
             self._news.clear()
             try:
-                await asyncio.wait_for(self._news.wait(), pause)
+                await in_time(self._news.wait(), pause)
             except asyncio.TimeoutError:
                 await self._look(spawn)
                 pause = min(pause * 2, 5.0)

@@ -16,6 +16,7 @@ from jupyterhub.spawner import Spawner
 from . import script, settings
 from .cluster import Cluster, Clusters
 from .config import SpawnerConfig
+from .deadline import in_time
 from .handlers import Switchboard
 from .pages import Overview, overview
 from .progress import Stage
@@ -50,7 +51,7 @@ class RestoredServer(Server):
             # A deadline of our own: JupyterHub looks at the clock between two tries, and one takes
             # 20 s where a connection stands and nothing comes (tornado's request_timeout).
             wait = min(timeout, KNOCK)
-            return await asyncio.wait_for(super().wait_up(timeout=wait, **kwargs), wait + 1.0)
+            return await in_time(super().wait_up(timeout=wait, **kwargs), wait + 1.0)
         except Exception as error:
             # Whatever it is, JupyterHub would end the server for it, or not start itself.
             if await self.spawner.poll() is not None:

@@ -192,6 +192,22 @@ async def test_it_can_be_cancelled(scene: Scene, api: Api, serves: bool) -> None
     assert tokens(scene) == [] and "spawn_id" not in scene.state()
 
 
+@pytest.mark.parametrize("rounds", range(6))
+async def test_it_can_be_cancelled_as_news_of_it_come(scene: Scene, rounds: int) -> None:
+    """R7: JupyterHub gives a cancelled start one second to be gone; then its stop is an error."""
+    await begun(scene)
+    Hub(scene).serve()
+    await asyncio.sleep(0.1)
+    spawner = spawner_of(scene)
+    spawner._news.set()
+    for _ in range(rounds):
+        await asyncio.sleep(0)
+    spawner._spawn_future.cancel()
+    await asyncio.wait([spawner._spawn_future], timeout=1)
+    assert not spawner.pending
+    await scene.user.stop("")
+
+
 async def test_a_stop_that_the_kill_interrupted_is_finished(scene: Scene, api: Api) -> None:
     """R7: its tombstone was committed; nobody wants the job to start."""
     await begun(scene)
