@@ -39,7 +39,7 @@ from .errors import (
 )
 from .isolation import SERVICE, Guard
 from .metrics import BREAKER, REQUESTS, observe
-from .models import Job, Listing, Secret
+from .models import Job, Listing, Node, Secret
 from .service import ServiceAccount
 from .slices import elements
 
@@ -186,11 +186,11 @@ class FirecREST:
         rows = await self._call(token, question, lambda: self.client.systems())
         return {system.name: system for system in _read(rows, _system)}
 
-    async def nodes(self, token: Secret, system: str) -> dict[str, tuple[str, ...]]:
-        """Each node's name, with the addresses and host names the scheduler knows for it."""
+    async def nodes(self, token: Secret, system: str) -> Sequence[Node]:
+        """All nodes of a system."""
         question = _Question("nodes", system, f"nodes of {system}")
         rows = await self._call(token, question, lambda: self.client.nodes(_name(system)))
-        return dict(_read(rows, _node))
+        return _read(rows, Node.from_api)
 
     async def status(self, token: Secret, system: str, what: str) -> Any:
         """What ``userinfo``, ``partitions`` or ``reservations`` of the system answer, unread."""
@@ -430,11 +430,6 @@ def _system(row: Any) -> System:
             str(service.get("serviceType")) for service in health if service.get("healthy") is False
         ),
     )
-
-
-def _node(row: Any) -> tuple[str, tuple[str, ...]]:
-    names = (row.get("address"), row.get("hostname"))
-    return str(row["name"]), tuple(str(name) for name in names if name)
 
 
 def _name(system: str) -> str:

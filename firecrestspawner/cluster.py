@@ -12,7 +12,7 @@ import re
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from math import inf, nan
 from pathlib import Path
@@ -24,7 +24,7 @@ from .deadline import in_time
 from .errors import AddressRefused, BadAnswer, Error, FirecRESTError, OptionsError
 from .isolation import State
 from .metrics import JOBS, SNAPSHOT_AGE, observe
-from .models import Job, JobState, Secret
+from .models import Job, JobState, Node, Secret
 from .monitor import JobMonitor
 from .service import ServiceAccount
 from .shared import Shared
@@ -119,8 +119,16 @@ class Cluster:
             raise OptionsError(f"There is no system called {self.name!r} here.")
         return found
 
-    async def _fetch_nodes(self) -> dict[str, tuple[str, ...]]:
+    async def _fetch_nodes(self) -> Sequence[Node]:
         return await as_service(self._account, lambda token: self.firecrest.nodes(token, self.name))
+
+    async def features(self) -> Mapping[str, int]:
+        """How many nodes have each feature, from the list that all users share.
+
+        Raises FirecRESTError and ProviderUnavailable.
+        """
+        nodes = await self._nodes.get(LIST_AGE)
+        return Counter(feature for node in nodes for feature in set(node.features))
 
     def turn(self, user: str) -> asyncio.Lock:
         """Held from before a submit until its job is stored: a user's submits are kept apart (R3).
@@ -228,9 +236,9 @@ class Cluster:
         told = job is not None and bool(job.nodes)
         if job is None or not (told or await self._tells_no_node(job)):
             raise NodesUnknown("The cluster has not said yet on which node the job runs.")
-        nodes = await self._nodes.get(LIST_AGE)
+        nodes = _addresses(await self._nodes.get(LIST_AGE))
         if told and not set(address.expand(job.nodes)) <= set(nodes):
-            nodes = await self._nodes.get(max_age=10.0)
+            nodes = _addresses(await self._nodes.get(max_age=10.0))
         return await address.choose(
             addresses,
             port,
@@ -246,6 +254,10 @@ class Cluster:
     async def _tells_no_node(self, job: Job) -> bool:
         """Whether the job runs, and this scheduler never says where: PBS, through FirecREST."""
         return job.state is JobState.RUNNING and (await self.system()).scheduler == "pbs"
+
+
+def _addresses(nodes: Iterable[Node]) -> dict[str, tuple[str, ...]]:
+    return {node.name: node.addresses for node in nodes}
 
 
 def stranger(watch: Watch, system: str) -> AddressRefused:

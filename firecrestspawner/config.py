@@ -155,7 +155,8 @@ class SpawnerConfig(Configurable):
     hint_age = Float(
         60.0,
         help="Seconds for which the spawn form shows what FirecREST has said of a user's accounts, "
-        "partitions and reservations on a system; 0 for a form that does not ask.",
+        "and of a system's partitions, reservations and features of nodes; 0 for a form that does "
+        "not ask.",
     ).tag(config=True)
 
     batch_script = Unicode(

@@ -176,9 +176,16 @@ class HintsHandler(_Endpoint):
         async def token() -> Secret:
             return (await store.get(user)).access_token
 
-        firecrest = spawner._cluster(system).firecrest
-        who = (user.id, user.name)
-        hints = self.desk.get(who, firecrest, system, token, age=spawner.hint_age)
+        cluster = spawner._cluster(system)
+        wants_features = spawner.offers(system, "constraint")
+        hints = self.desk.get(
+            (user.id, user.name),
+            cluster.firecrest,
+            system,
+            token,
+            age=spawner.hint_age,
+            features=cluster.features if wants_features else None,
+        )
         return (await self.in_time(hints, HINTS_DEADLINE)).public()
 
 

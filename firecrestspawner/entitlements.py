@@ -1,7 +1,8 @@
 """What may a user use on a system, as far as FirecREST says? Hints for the spawn form.
 
-Asked with the user's own token, so that an answer concerns that user alone (R10). Nothing depends
-on it: what may be chosen is what the site configures, and what may be used the scheduler decides.
+Asked with the user's own token, so that an answer concerns that user alone (R10); features of nodes
+are the same for all. Nothing depends on it: what may be chosen is what the site configures, and
+what may be used the scheduler decides.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 from .client import FirecREST
 from .errors import Error
-from .fields import WORD
+from .fields import FEATURES, WORD, Kind
 from .models import Secret
 from .shared import Shared
 
@@ -49,6 +50,7 @@ class Hints:
     account: tuple[Hint, ...] = ()
     partition: tuple[Hint, ...] = ()
     reservation: tuple[Hint, ...] = ()
+    constraint: tuple[Hint, ...] = ()
     problem: str = ""
 
     def public(self) -> dict[str, Any]:
@@ -56,18 +58,24 @@ class Hints:
         return asdict(self)
 
 
+#: How many nodes have each feature. Raises errors of ours.
+Features = Callable[[], Awaitable[Mapping[str, int]]]
+
+
 class _Slip:
     """One user's hints for one system. Whoever asks last is whose ``token`` gets them: who asked
     first may be gone, with another under the same number (SQLite gives those of the deleted again).
+    ``features`` is as they had it, too.
     """
 
     def __init__(self, firecrest: FirecREST, system: str) -> None:
         self._about = firecrest, system
         self.token: Callable[[], Awaitable[Secret]]
+        self.features: Features | None
         self.hints = Shared(self._fetch)
 
     async def _fetch(self) -> Hints:
-        return await _ask(await self.token(), *self._about)
+        return await _ask(await self.token(), *self._about, self.features)
 
 
 class Desk:
@@ -84,16 +92,18 @@ class Desk:
         token: Callable[[], Awaitable[Secret]],
         *,
         age: float,
+        features: Features | None = None,
     ) -> Hints:
         """What ``user`` (any key) may use on ``system``, asked anew when older than ``age`` s.
 
-        ``token`` gets the user's access token when it is needed. Raises nothing of ours: that
+        ``token`` gets the user's access token when it is needed, ``features`` those of the system's
+        nodes, where they are wanted. Raises nothing of ours: that
         nothing was answered is kept as long as an answer is (C3). That there is no token is not,
         for who reads it logs in again.
         """
         key = (user, firecrest.url, system)
         slip = self._kept.setdefault(key, _Slip(firecrest, system))
-        slip.token = token
+        slip.token, slip.features = token, features
         self._kept.move_to_end(key)
         while len(self._kept) > KEPT:
             self._kept.popitem(last=False)
@@ -103,16 +113,20 @@ class Desk:
             return Hints(problem=error.message)
 
 
-async def _ask(mine: Secret, firecrest: FirecREST, system: str) -> Hints:
-    async def ask(what: str) -> Any:
+async def _ask(mine: Secret, firecrest: FirecREST, system: str, features: Features | None) -> Hints:
+    async def ask(answer: Awaitable[Any]) -> Any:
         try:
-            return await firecrest.status(mine, system, what)
+            return await answer
         except Error as error:
             log.info("Hints for a form: %s", error.detail)
             return None
 
-    info, partitions, reservations = await asyncio.gather(
-        *(ask(what) for what in ("userinfo", "partitions", "reservations"))
+    info, partitions, reservations, counted = await asyncio.gather(
+        *(
+            ask(firecrest.status(mine, system, what))
+            for what in ("userinfo", "partitions", "reservations")
+        ),
+        ask(features()) if features is not None else _nothing(),
     )
     accounts = info.get("accounts") if isinstance(info, dict) else None
     if info is partitions is reservations is None:
@@ -121,20 +135,30 @@ async def _ask(mine: Secret, firecrest: FirecREST, system: str) -> Hints:
         account=_hints(accounts, lambda row: "default" if row.get("default") is True else ""),
         partition=_hints(partitions, _partition, _nodes),
         reservation=_hints(reservations, _reservation),
+        constraint=_hints(
+            [{"name": name, "totalNodes": count} for name, count in (counted or {}).items()],
+            lambda row: _amount(row["totalNodes"]),
+            kind=FEATURES,
+        ),
     )
+
+
+async def _nothing() -> None:
+    """Nobody wants to know."""
 
 
 def _hints(
     rows: Any,
     label: Callable[[Mapping[str, Any]], str],
     nodes: Callable[[Mapping[str, Any]], int | None] = lambda row: None,
+    kind: Kind = WORD,
 ) -> tuple[Hint, ...]:
     """The names in ``rows`` that a user could choose. What is not of the API's form is left out."""
 
     def found() -> Iterator[Hint]:
         for row in rows if isinstance(rows, list) else ():
             name = row.get("name") if isinstance(row, dict) else None
-            if isinstance(name, str) and re.fullmatch(WORD.pattern, name, re.ASCII):
+            if isinstance(name, str) and re.fullmatch(kind.pattern, name, re.ASCII):
                 yield Hint(name, label(row), nodes(row))
 
     return tuple(sorted(set(found()), key=lambda hint: hint.value))[:LONGEST]
@@ -147,8 +171,12 @@ def _partition(row: Mapping[str, Any]) -> str:
     nodes = _nodes(row)
     known = [] if "UP" in words or not words else ["not up"]
     if nodes is not None:
-        known.append(f"{nodes} node{'' if nodes == 1 else 's'}")
+        known.append(_amount(nodes))
     return ", ".join(known)
+
+
+def _amount(nodes: int) -> str:
+    return f"{nodes} node{'' if nodes == 1 else 's'}"
 
 
 def _nodes(row: Mapping[str, Any]) -> int | None:

@@ -143,6 +143,33 @@ class Listing:
         return len(self.jobs) + self.others
 
 
+@dataclass(frozen=True)
+class Node:
+    """A node: the ``addresses`` and host names the scheduler knows for it, and its features."""
+
+    name: str
+    addresses: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+
+    @classmethod
+    def from_api(cls, row: Any) -> Node:
+        """Read one element of the API's ``nodes`` list.
+
+        Raises ValueError when ``row`` is not an object with a ``name``.
+        """
+        if not isinstance(row, Mapping) or row.get("name") is None:
+            raise ValueError("a node is not an object with a name")
+        addresses = (row.get("address"), row.get("hostname"))
+        # A text over ssh, a list over REST (FirecREST facts).
+        features = row.get("features")
+        words = features.split(",") if isinstance(features, str) else features
+        return cls(
+            str(row["name"]),
+            tuple(str(each) for each in addresses if each),
+            tuple(_text(each) for each in words) if isinstance(words, list) else (),
+        )
+
+
 def _text(value: Any, *, limit: int = TEXT_LIMIT) -> str:
     if value is None:
         return ""

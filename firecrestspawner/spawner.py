@@ -59,6 +59,10 @@ class FirecRESTSpawner(StoredSpawner):
         """The HTML of the spawn form, with the last choice; empty when nothing is to be chosen."""
         return await choice.page(self)
 
+    def offers(self, system: str, field: str) -> bool:
+        """Whether users may choose a value for a field on a system."""
+        return field in submission.of_system(self, system).fields
+
     def troubles(self) -> list[str]:
         """What is known to be wrong with the systems that may be chosen, a sentence each.
 

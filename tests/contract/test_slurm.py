@@ -146,9 +146,10 @@ def test_nodes_have_the_addresses_that_slurm_knows(cluster: Cluster) -> None:
 
 def test_a_node_s_row_is_what_firecrest_makes_of_sinfo(cluster: Cluster) -> None:
     """Sockets in place of cores and threads, all memory as allocated, "(null)" for no features."""
-    row = cluster.clients[ALICE].get("/status/cluster/nodes").json()["nodes"][0]
+    row, last = cluster.clients[ALICE].get("/status/cluster/nodes").json()["nodes"]
     assert (row["sockets"], row["cores"], row["threads"]) == (4, 4, 4)
     assert (row["allocMemory"], row["features"], len(row["state"])) == (8000, "(null)", 1)
+    assert last["features"] == "fast"
 
 
 @pytest.mark.parametrize(

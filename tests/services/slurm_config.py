@@ -12,6 +12,8 @@ from pathlib import Path
 CLUSTER = "testcluster"
 DEFAULT_PARTITION, DEBUG_PARTITION = "normal", "debug"
 PARTITIONS = (DEFAULT_PARTITION, DEBUG_PARTITION)
+#: What the last node alone has.
+FEATURE = "fast"
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,10 @@ def slurm_conf_text(layout: Layout, overrides: Mapping[str, str]) -> str:
     settings = {**_settings(layout), **overrides}
     lines = [f"{key}={value}" for key, value in settings.items()]
     for node in layout.nodes:
+        feature = f" Feature={FEATURE}" if node is layout.nodes[-1] else ""
         lines.append(
             f"NodeName={node.name} NodeHostname={layout.host} NodeAddr={node.address} "
-            f"Port={node.port} CPUs={layout.cpus} RealMemory=8000 State=UNKNOWN"
+            f"Port={node.port} CPUs={layout.cpus} RealMemory=8000 State=UNKNOWN{feature}"
         )
     lines += [
         f"PartitionName={DEFAULT_PARTITION} Nodes=ALL Default=YES MaxTime=1-0 DefaultTime=1:0:0",

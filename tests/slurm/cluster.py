@@ -35,6 +35,7 @@ def configured(spawner):
     for name, value in (json.loads(file.read_text()) if file.exists() else {}).items():
         setattr(spawner, name, value)
 
+c.FirecRESTSpawner.option_fields = ["partition", "account", "reservation", "constraint"]
 c.Spawner.pre_spawn_hook = configured
 c.Spawner.poll_interval = 5
 """

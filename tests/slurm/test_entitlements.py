@@ -56,6 +56,7 @@ def test_the_form_offers_what_the_user_may_use(site: SlurmSite, person, course: 
     assert told["bob"]["reservation"] == ["theirs"]
     for each in told.values():
         assert each["partition"] == sorted(site.slurm.partitions)
+        assert each["constraint"] == ["fast"]
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from firecrestspawner.errors import (
 )
 from firecrestspawner.isolation import FAILURES, Pass
 from firecrestspawner.metrics import JOBS
-from firecrestspawner.models import Job, JobState, Listing, Secret
+from firecrestspawner.models import Job, JobState, Listing, Node, Secret
 from firecrestspawner.monitor import JobMonitor
 from firecrestspawner.shared import Shared
 
@@ -53,6 +53,7 @@ class Api:
         self.list_answer: list[Job] | Exception = []
         self.jobs_by_id: dict[str, Job] = {}
         self.node_list = {"nid001": ("10.1.0.1",)}
+        self.features: dict[str, tuple[str, ...]] = {}
         self.calls: list[str] = []
         self.under_way: list[str | None] = []
         self.gate: asyncio.Event | None = None
@@ -73,9 +74,9 @@ class Api:
         self.calls.append("job")
         return self.jobs_by_id[job_id]
 
-    async def nodes(self, token: Secret, system: str) -> dict[str, tuple[str, ...]]:
+    async def nodes(self, token: Secret, system: str) -> list[Node]:
         self.calls.append("nodes")
-        return dict(self.node_list)
+        return [Node(*each, self.features.get(each[0], ())) for each in self.node_list.items()]
 
 
 def _give(answer: Any) -> Any:
@@ -275,6 +276,17 @@ async def test_an_unconfirmed_job_is_asked_for_by_id_first(cluster: Cluster, api
     api.jobs_by_id["7"] = job("7")
     assert await locate(cluster, "nid001") == ("10.1.0.1", 20005)
     assert api.calls == ["job", "nodes"]
+
+
+async def test_the_features_of_nodes_are_counted_in_the_list_that_all_share(
+    cluster: Cluster, api: Api
+) -> None:
+    """C2."""
+    api.features = {"nid001": ("gpu", "gpu"), "nid002": ("gpu", "a100")}
+    api.node_list["nid002"] = ("10.1.0.2",)
+    assert await cluster.features() == {"gpu": 2, "a100": 1}
+    assert await locate(cluster, "nid001", confirmed=job("7")) == ("10.1.0.1", 20005)
+    assert api.calls == ["nodes"]
 
 
 async def test_a_strangers_job_is_not_connected_to(cluster: Cluster, api: Api) -> None:

@@ -41,15 +41,23 @@ class Api:
         return answer
 
 
-async def hints(api: Any, desk: Desk | None = None, user: int = 1, system: str = "daint") -> Hints:
+async def hints(
+    api: Any, desk: Desk | None = None, user: int = 1, system: str = "daint", features: Any = None
+) -> Hints:
     async def token() -> Secret:
         return Secret(f"token of {user}")
 
-    return await (desk or Desk()).get(user, api, system, token, age=60)
+    async def counted() -> Any:
+        if isinstance(features, Error):
+            raise features
+        return features
+
+    counting = None if features is None else counted
+    return await (desk or Desk()).get(user, api, system, token, age=60, features=counting)
 
 
 async def test_what_is_answered_becomes_hints() -> None:
-    found = await hints(Api())
+    found = await hints(Api(), features={"gpu": 2, "a100": 1, "no good": 3})
     assert found.account == (Hint("proj1", "default"), Hint("proj2"))
     assert found.partition == (
         Hint("debug", "1 node", 1),
@@ -57,6 +65,7 @@ async def test_what_is_answered_becomes_hints() -> None:
         Hint("normal", "4 nodes", 4),
     )
     assert found.reservation == (Hint("course", "not active now"), Hint("now"))
+    assert found.constraint == (Hint("a100", "1 node"), Hint("gpu", "2 nodes"))
     assert found.public()["account"][0] == {"value": "proj1", "label": "default", "nodes": None}
 
 
@@ -75,6 +84,9 @@ async def test_what_cannot_be_said_leaves_the_rest() -> None:
     found = await hints(Api(userinfo=Unreachable("away")))
     assert (found.account, found.problem) == ((), "")
     assert found.reservation
+    found = await hints(Api(), features=Unreachable("away"))
+    assert (found.constraint, found.problem) == ((), "")
+    assert found.account
 
 
 async def test_an_api_that_is_away_is_said_to_be_and_asked_again_no_sooner() -> None:

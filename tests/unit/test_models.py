@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from firecrestspawner.models import Job, JobState, Secret, TokenSet
+from firecrestspawner.models import Job, JobState, Node, Secret, TokenSet
 
 ROW = {
     "jobId": "3",
@@ -92,3 +92,20 @@ def test_what_a_refresh_leaves_out_is_kept() -> None:
     new = TokenSet.from_response({"access_token": "b", "expires_in": 60}).kept_from(old)
     assert new.access_token == Secret("b")
     assert (new.refresh_token, new.id_token, new.scope) == (Secret("r"), Secret("i"), "openid")
+
+
+@pytest.mark.parametrize("features", ["gpu,a100", ["gpu", "a100"]])
+def test_a_node_has_its_features_over_ssh_and_over_rest(features: object) -> None:
+    row = {"name": "nid001", "address": "10.1.0.1", "hostname": None, "features": features}
+    assert Node.from_api(row) == Node("nid001", ("10.1.0.1",), ("gpu", "a100"))
+
+
+@pytest.mark.parametrize("features", [None, 7, {"a": 1}])
+def test_a_node_without_features_is_one_all_the_same(features: object) -> None:
+    assert Node.from_api({"name": "nid001", "features": features}) == Node("nid001")
+
+
+@pytest.mark.parametrize("row", [None, 7, "nid001", {}, {"name": None}])
+def test_what_is_no_node_is_an_error(row: object) -> None:
+    with pytest.raises(ValueError, match="node"):
+        Node.from_api(row)

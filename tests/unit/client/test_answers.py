@@ -17,7 +17,7 @@ from firecrestspawner.errors import (
     Unauthorized,
     Unwell,
 )
-from firecrestspawner.models import JobState, Secret
+from firecrestspawner.models import JobState, Node, Secret
 from tests.unit.client.api import REQUEST, SCRIPT, SECRET, Site, failure, shown
 
 # -- what goes well ------------------------------------------------------------------------------
@@ -50,7 +50,7 @@ async def test_nodes_come_with_the_addresses_known_for_them(
     site: Site, firecrest: FirecREST
 ) -> None:
     nodes = await firecrest.nodes(site.service, "demo")
-    assert nodes["nid001"] == ("127.0.0.2", "nid001")
+    assert Node("nid001", ("127.0.0.2", "nid001"), ("demo",)) in nodes
 
 
 async def test_the_name_filter_holds_on_servers_that_ignore_it(

@@ -18,7 +18,7 @@ from firecrestspawner.cluster import Clusters
 from firecrestspawner.errors import Error, NotFound
 from firecrestspawner.handlers import Switchboard
 from firecrestspawner.isolation import Guard
-from firecrestspawner.models import Job, JobState, Listing, Secret, TokenSet
+from firecrestspawner.models import Job, JobState, Listing, Node, Secret, TokenSet
 from firecrestspawner.service import ServiceAccount
 from firecrestspawner.spawner import FirecRESTSpawner
 
@@ -64,8 +64,8 @@ class Api:
             raise self.systems_error
         return {each.name: each for each in (self.described, *self.others)}
 
-    async def nodes(self, token: Secret, system: str) -> dict[str, tuple[str, ...]]:
-        return {"nid001": ("10.1.0.1",)}
+    async def nodes(self, token: Secret, system: str) -> list[Node]:
+        return [Node("nid001", ("10.1.0.1",))]
 
     async def submit(self, token: Secret, system: str, request: JobRequest) -> str:
         self.calls.append("submit")
