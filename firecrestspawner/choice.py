@@ -6,7 +6,7 @@ One definition for form and REST API: profiles and fields as the configuration h
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from traitlets import TraitError
@@ -77,18 +77,24 @@ async def offered(spawner: Any) -> tuple[Profile, ...]:
     """The site's profiles for the user. Raises ConfigurationError for what a callable got wrong."""
     given = spawner.profile_list
     if callable(given):
-        given = given(spawner)
-        if hasattr(given, "__await__"):
-            try:
-                given = await in_time(given, LISTING)
-            except asyncio.TimeoutError:
-                raise submission.misconfigured(
-                    f"c.FirecRESTSpawner.profile_list: no answer in {LISTING:g} s"
-                ) from None
+        given = await _called(given, spawner)
     try:
         return profiles.read(given or [], spawner.check_request)
     except (ValueError, TraitError) as error:
         raise submission.misconfigured(f"c.FirecRESTSpawner.profile_list: {error}") from None
+
+
+async def _called(profile_list: Callable[[Any], Any], spawner: Any) -> Any:
+    """What the site's own code answers. Raises ConfigurationError when it does not."""
+    try:
+        given = profile_list(spawner)
+        return await in_time(given, LISTING) if hasattr(given, "__await__") else given
+    except asyncio.TimeoutError:
+        why = f"no answer in {LISTING:g} s"
+    except Exception as error:
+        spawner.log.exception("c.FirecRESTSpawner.profile_list failed")
+        why = type(error).__name__
+    raise submission.misconfigured(f"c.FirecRESTSpawner.profile_list: {why}")
 
 
 def preset(here: Settings, profile: Profile, sets: Mapping[str, Any]) -> Settings:

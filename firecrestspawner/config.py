@@ -23,7 +23,7 @@ from traitlets import (
 from traitlets.config import Configurable
 
 from . import address, profiles, settings
-from .fields import FIELDS
+from .fields import FIELDS, directory
 
 
 class SpawnerConfig(Configurable):
@@ -224,6 +224,13 @@ class SpawnerConfig(Configurable):
         help="Working directory of the job on the cluster; ``{username}`` is the cluster user. "
         "It must exist and be writable. Example: ``/users/{username}``",
     ).tag(config=True)
+
+    @validate("workdir")
+    def _workdir_is_a_directory(self, proposal: dict[str, Any]) -> str:
+        try:
+            return directory(proposal["value"])
+        except ValueError as error:
+            raise TraitError(f"FirecRESTSpawner.workdir: {error}") from None
 
     python = Unicode(
         "python3",

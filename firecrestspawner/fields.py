@@ -16,6 +16,7 @@ from .errors import OptionsError
 _WORD = r"[A-Za-z0-9][A-Za-z0-9_.@%+-]{0,63}"
 #: No value is longer; what is, is not even looked at.
 LONGEST = 512
+_USER = "{username}"
 _UNITS = {"K": 1, "M": 1024, "G": 1024**2, "T": 1024**3}
 
 
@@ -264,11 +265,12 @@ def _directories(made: Field, wishes: Mapping[str, Any]) -> tuple[str, ...]:
     given = wishes["under"]
     if made.kind is not PATH:
         raise ValueError(f"a {made.kind.name} lies under nothing")
-    if not isinstance(given, (list, tuple)) or not all(
-        isinstance(each, str) and each.startswith("/") for each in given
-    ):
+    if not isinstance(given, (list, tuple)):
         raise ValueError("'under' is a list of absolute paths, such as ['/scratch/{username}']")
-    return tuple(given)
+    try:
+        return tuple(map(directory, given))
+    except ValueError as error:
+        raise ValueError(f"'under': {error}") from None
 
 
 def _example(made: Field, wanted: str) -> str:
@@ -283,6 +285,26 @@ def _example(made: Field, wanted: str) -> str:
             continue
         return text
     raise ValueError("give an 'example' of what may be written")
+
+
+def directory(text: Any) -> str:
+    """What a site calls a directory. Raises ValueError, which says what may be written."""
+    if (
+        not isinstance(text, str)
+        or not text.startswith("/")
+        or not text.isprintable()
+        or set(text.replace(_USER, "")) & set("{}'")
+    ):
+        raise ValueError(
+            f"{text!r} is no absolute path; write one such as '/scratch/{_USER}', in which "
+            f"{_USER} stands for the cluster user, without other braces and quotes"
+        )
+    return text
+
+
+def of_user(directory: str, user: str) -> str:
+    """The directory of one cluster user."""
+    return directory.replace(_USER, user)
 
 
 def lies_under(path: str, directories: Iterable[str]) -> bool:

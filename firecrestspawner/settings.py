@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .fields import FIELDS, Field, narrowed
+from .fields import FIELDS, Field, directory, narrowed
 
 #: What may differ from system to system, beside every ``req_*`` and a ``display_name``.
 OVERRIDABLE = (
@@ -63,7 +63,7 @@ class Settings:
             raise ValueError(f"there is no environment {environment!r} on {self.system}")
         return replace(
             self,
-            workdir=sets.get("workdir", self.workdir),
+            workdir=directory(sets.get("workdir", self.workdir)),
             # The directory that is set is the one, whatever an empty field means.
             fields={
                 name: each

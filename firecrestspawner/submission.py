@@ -18,7 +18,7 @@ from . import address, output, profiles, script, settings
 from .client import JobRequest, System
 from .config import SpawnerConfig
 from .errors import ConfigurationError, OptionsError
-from .fields import FIELDS, Field, in_pbs_words, lies_under
+from .fields import FIELDS, Field, in_pbs_words, lies_under, of_user
 from .models import Secret
 from .oidc import Provider
 from .service import ServiceAccount
@@ -204,11 +204,7 @@ def _refuse_unused(template: str | Path, chosen: Mapping[str, str], system: Syst
 
 def _workdir(here: Settings, chosen: Mapping[str, str], user: str) -> str:
     """Where the job starts: the site's directory, or the user's choice where that is allowed."""
-    own = here.workdir.format(username=user)
-    if not own.startswith("/") or not own.isprintable() or "'" in own:
-        raise misconfigured(
-            f"c.FirecRESTSpawner.workdir gives {own[:100]!r}, which is no absolute path"
-        )
+    own = of_user(here.workdir, user)
     field = here.fields.get("workdir")
     wanted = chosen.get("workdir") or (field.default if field else "")
     if field is None or not wanted:
@@ -219,7 +215,7 @@ def _workdir(here: Settings, chosen: Mapping[str, str], user: str) -> str:
 
 def _check_directory(field: Field, wanted: str, user: str, *otherwise: str) -> None:
     """Raise OptionsError for a path outside of the directories that the field's ``under`` names."""
-    allowed = [each.format(username=user) for each in field.under] or otherwise
+    allowed = [of_user(each, user) for each in field.under] or otherwise
     if allowed and not lies_under(wanted, allowed):
         raise OptionsError(
             f"{field.label}: {wanted[:40]!r} is not in {' or '.join(allowed)} "

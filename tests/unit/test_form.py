@@ -148,6 +148,15 @@ def test_bounds_and_choices_are_shown() -> None:
     assert '<option value="normal">The usual</option>' in text
 
 
+def test_a_default_is_told_from_the_same_value_when_it_is_chosen() -> None:
+    """Of the two the first follows the site when it changes its mind."""
+    fields = {"runtime": {"choices": {"01:00:00": "An hour"}, "default": "01:00:00"}, "qos": {}}
+    text = form.render(panels(option_fields=fields), {})
+    assert '<option value="">An hour (default)</option>' in text
+    assert '<option value="01:00:00">An hour</option>' in text
+    assert text.count("(default)") == 1
+
+
 def test_trouble_is_said_beside_the_systems() -> None:
     both = panels(systems=["daint", "eiger"])
     both[1] = Panel(both[1].settings, "eiger does not answer at the moment.")

@@ -75,13 +75,6 @@ def test_a_value_that_no_directive_can_carry_is_refused() -> None:
         request(System("daint"), {"partition": "x\n#SBATCH --uid=0"})
 
 
-@pytest.mark.parametrize("workdir", ["home/{username}", "/home/o'{username}", "/home/\n{username}"])
-def test_a_working_directory_that_is_no_plain_path_is_named(workdir: str) -> None:
-    with pytest.raises(ConfigurationError) as caught:
-        request(System("daint"), {}, workdir=workdir)
-    assert "workdir" in caught.value.detail
-
-
 def test_a_scheduler_without_a_script_needs_one() -> None:
     with pytest.raises(ConfigurationError) as caught:
         request(System("daint", scheduler="lsf"), {})

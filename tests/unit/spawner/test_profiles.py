@@ -83,7 +83,29 @@ async def test_each_user_has_the_profiles_that_a_callable_gives(
         await prepared(scene, profile="gpu")
 
 
-@pytest.mark.parametrize("given", ["gpu", [{"slug": "x"}], 7])
+def _broken(spawner: Any) -> Any:
+    raise KeyError("groups")
+
+
+async def _broken_later(spawner: Any) -> Any:
+    raise KeyError("groups")
+
+
+@pytest.mark.parametrize("listed", [_broken, _broken_later])
+async def test_a_callable_that_breaks_is_told_to_users_in_a_sentence(
+    scene: Scene, listed: Any
+) -> None:
+    scene.config.FirecRESTSpawner.profile_list = listed
+    for wait in (prepared(scene), scene.spawner().get_options_form()):
+        with pytest.raises(ConfigurationError, match="not fully configured") as caught:
+            await wait
+        assert caught.value.detail == "c.FirecRESTSpawner.profile_list: KeyError"
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["gpu", [{"slug": "x"}], 7, [{"display_name": "x", "spawner_override": {"workdir": "x"}}]],
+)
 async def test_what_a_callable_gets_wrong_is_the_admins_to_mend(scene: Scene, given: Any) -> None:
     scene.config.FirecRESTSpawner.profile_list = lambda spawner: given
     with pytest.raises(ConfigurationError) as caught:
