@@ -1,7 +1,7 @@
 """How much later does a server listen because the launcher starts it?
 
 The same ``jupyterhub-singleuser`` against the same stand-in for a Hub's API, started plainly and
-through the launcher as a batch script starts it, in turns.
+through the launcher, in turns: each by a shell, as a batch script starts it.
 
 One start of Jupyter differs from the next by more than the launcher adds, so a start is taken
 apart: until the server's own process runs, until its port accepts, and, through the launcher, until
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
 import statistics
 import subprocess
@@ -152,7 +153,8 @@ def command(stamp: Path) -> list[str]:
 def start_plainly(folder: Path) -> Start:
     hub = serve(Hub({}, []))
     began = time.time()
-    server = launch(command(folder / "stamp"), environment(hub.api, hub.port), folder)
+    line = f"exec {shlex.join(command(folder / 'stamp'))}"
+    server = launch(["bash", "-c", line], environment(hub.api, hub.port), folder)
     try:
         listens = wait_for_port(hub.port, server)
         runs = float((folder / "stamp").read_text())
