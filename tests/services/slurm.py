@@ -32,6 +32,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from types import TracebackType
 
+from firecrestspawner.demo.children import PORTS, is_free
 from tests.services import install, processes
 from tests.services.processes import ServiceError, wait_until
 from tests.services.slurm_config import PARTITIONS, Layout, Node
@@ -41,8 +42,9 @@ from tests.services.users import OPERATOR, USERS, empty_homes, ensure, public_di
 _STAMP = "made-by-firecrestspawner-tests"
 # unix(7): sun_path holds 108 bytes with the final NUL; the longest is a step's socket.
 _LONGEST_DIRECTORY = 107 - len("/spool/nid001/nid001_1234567890.4294967290")
-# Below net.ipv4.ip_local_port_range, so that no passing client takes a port before its daemon.
-_PORTS = range(20000, 32000)
+# Below net.ipv4.ip_local_port_range, so that no passing client takes a port before its daemon, and
+# below children.PORTS, from which every other service of the tests, side by side, takes its own.
+_PORTS = range(7_000, PORTS.start)
 
 
 class Slurm:
@@ -257,30 +259,27 @@ def _prepared(wanted: Path | None) -> Path:
 
 def _layout(directory: Path, nodes: int, cpus: int) -> Layout:
     addresses = [f"127.0.0.{10 + number}" for number in range(1, nodes + 1)]
-    controller, database = _free_port("127.0.0.1"), _free_port("127.0.0.1")
+    controller, database, *ports = _free_ports(2 + nodes)
     return Layout(
         directory=directory,
         host=socket.gethostname().partition(".")[0],
         controller_port=controller,
         database_port=database,
         nodes=tuple(
-            Node(f"nid{number:03}", address, _free_port(address))
-            for number, address in enumerate(addresses, start=1)
+            Node(f"nid{number:03}", address, port)
+            for number, (address, port) in enumerate(zip(addresses, ports, strict=True), start=1)
         ),
         cpus=cpus,
     )
 
 
-def _free_port(address: str) -> int:
+def _free_ports(count: int) -> list[int]:
+    """Different ports: slurmctld wants its own on every address."""
     # Random, so that two runs at one time do not walk along the same ports.
-    for port in random.sample(_PORTS, k=100):
-        with contextlib.closing(socket.socket()) as probe:
-            try:
-                probe.bind(("", port))
-            except OSError:
-                continue
-            return port
-    raise ServiceError(f"no free port on {address}")
+    found = [port for port in random.sample(_PORTS, k=100) if is_free(port, "")][:count]
+    if len(found) < count:
+        raise ServiceError("no free ports")
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
