@@ -290,8 +290,9 @@ def settle_home(env: dict[str, str]) -> str:
 
     Submission over REST leaves HOME and USER unset; a container may have the working directory
     only, which then stands in for a HOME that does not exist. A HOME that is read-only or full
-    stays HOME, with the user's files and kernels, but JUPYTER_RUNTIME_DIR and JUPYTER_DATA_DIR
-    (unless set) go to a fresh private directory. Returns that directory, or "".
+    stays HOME, with the user's files, kernels and configuration, but JUPYTER_RUNTIME_DIR and
+    JUPYTER_DATA_DIR (unless set) go to a fresh private directory; so does JUPYTER_CONFIG_DIR where
+    a first Jupyter would leave its mark there, or end. Returns that directory, or "".
     """
     try:
         account = pwd.getpwuid(os.getuid())
@@ -315,6 +316,11 @@ def settle_home(env: dict[str, str]) -> str:
     env["JUPYTER_PATH"] = os.pathsep.join(filter(None, [env.get("JUPYTER_PATH"), kernels]))
     env.setdefault("JUPYTER_RUNTIME_DIR", os.path.join(scratch, "runtime"))
     env.setdefault("JUPYTER_DATA_DIR", os.path.join(scratch, "data"))
+    config = os.path.join(env["HOME"], ".jupyter")
+    if not ("JUPYTER_CONFIG_DIR" in env or os.path.exists(os.path.join(config, "migrated"))):
+        env["JUPYTER_CONFIG_DIR"] = os.path.join(scratch, "config")
+        paths = filter(None, [env.get("JUPYTER_CONFIG_PATH"), config])
+        env["JUPYTER_CONFIG_PATH"] = os.pathsep.join(paths)
     say("HOME cannot be written: Jupyter keeps its own files in " + scratch)
     return scratch
 

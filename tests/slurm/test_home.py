@@ -47,6 +47,13 @@ def full(home: Path) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", home], check=True)
 
 
+def use_ipython_only(home: Path) -> None:
+    """A home of somebody who knows IPython and has never used Jupyter, which wants to note that."""
+    shutil.rmtree(home / ".jupyter", ignore_errors=True)
+    (home / ".ipython").mkdir(exist_ok=True)
+    shutil.chown(home / ".ipython", UNIX["alice"], UNIX["alice"])
+
+
 @pytest.fixture
 def workdir(site: SlurmSite) -> Iterator[Path]:
     """A directory of alice's, elsewhere than her home."""
@@ -65,7 +72,9 @@ def test_a_server_starts_where_home_cannot_be_written(
     server = spoil.__name__.replace("_", "-")
     site.configure(server, workdir=str(workdir))
     home = Path(pwd.getpwnam(UNIX["alice"]).pw_dir)
+    use_ipython_only(home)
     with spoil(home):
+        use_ipython_only(home)
         alice.start(server)
         job_id = site.job_id("alice", server)
         assert alice.run(alice.start_kernel(server), WHERE) == f"'{home}'"

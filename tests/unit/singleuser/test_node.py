@@ -169,6 +169,8 @@ def test_jupyter_keeps_its_files_elsewhere_when_home_cannot_be_written(
     assert runtime.parent.stat().st_mode & 0o777 == 0o700
     assert Path(env["JUPYTER_DATA_DIR"]).parent == runtime.parent
     assert env["JUPYTER_PATH"] == "/proc/self/.local/share/jupyter"
+    assert Path(env["JUPYTER_CONFIG_DIR"]).parent == runtime.parent
+    assert env["JUPYTER_CONFIG_PATH"] == "/proc/self/.jupyter"
     job.process.terminate()
     job.wait()
     assert not runtime.parent.exists()
