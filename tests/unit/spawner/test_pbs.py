@@ -16,7 +16,7 @@ import pytest
 
 from firecrestspawner import channel
 from firecrestspawner.client import System
-from firecrestspawner.models import Job, JobState
+from firecrestspawner.models import Job, JobState, Node
 from tests.unit.spawner.scene import NAME, Api, Scene
 
 NODE = "r1i0n3"
@@ -48,8 +48,8 @@ def row(letter: str, nodes: str = "None assigned", exit_code: int = 0) -> Job:
 def pbs(scene: Scene, api: Api, monkeypatch: pytest.MonkeyPatch) -> Scene:
     api.described = System("daint", scheduler="pbs")
 
-    async def nodes(token: Any, system: str) -> dict[str, tuple[str, ...]]:
-        return {NODE: ("10.1.0.3",), "r1i0n4": ("10.1.0.4",)}
+    async def nodes(token: Any, system: str) -> list[Node]:
+        return [Node(NODE, ("10.1.0.3",)), Node("r1i0n4", ("10.1.0.4",))]
 
     monkeypatch.setattr(api, "nodes", nodes)
     api.submits = ["1234"]
