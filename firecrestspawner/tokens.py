@@ -340,8 +340,9 @@ class TokenStore:
             if await self._record_end(vault, state, stored, error.detail):
                 raise
             return False
-        changed = revision.auth_state != state
-        if changed and not vault.swap(stored, await vault.seal(revision.auth_state)):
+        same = revision.auth_state == state
+        # Where nothing changes, too: the groups of a login meanwhile are newer than these.
+        if not vault.swap(stored, stored if same else await vault.seal(revision.auth_state)):
             return False
         revision.apply()
         if refused is not None:

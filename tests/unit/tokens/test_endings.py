@@ -330,7 +330,14 @@ async def test_a_session_that_ends_while_it_is_looked_at_has_ended(
 
 
 @pytest.mark.parametrize(
-    "verdict", [PermissionDenied("no"), LoginRequired("ended"), lambda s: Revision({**s, "x": 1})]
+    "verdict",
+    [
+        PermissionDenied("no"),
+        LoginRequired("ended"),
+        lambda s: Revision({**s, "x": 1}),
+        lambda s: Revision(s, lambda: pytest.fail("the login's groups are newer")),
+        None,
+    ],
 )
 async def test_a_login_while_a_user_is_looked_at_wins(
     issuer: Issuer, provider: Provider, vault: MemoryVault, verdict: Any
