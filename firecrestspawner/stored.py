@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import sys
 import time
 from abc import abstractmethod
 from types import SimpleNamespace
@@ -293,6 +294,10 @@ class StoredSpawner(SpawnerConfig, Spawner):
         Where start() has re-used a token, User.spawn has just named the server's OAuth client
         anew, without the scopes it may ask for: no browser would be let in.
         """
+        # It waits for start() by asyncio.wait_for(), which until Python 3.12 loses a cancellation
+        # that comes with the result: nobody wants this server. Python 3.10 does not count them.
+        if sys.version_info >= (3, 11) and (task := asyncio.current_task()) and task.cancelling():
+            raise asyncio.CancelledError
         super().start_polling()
         client = self.orm_spawner.oauth_client
         if client is not None and self._oauth_scopes:

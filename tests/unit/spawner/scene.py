@@ -7,7 +7,7 @@ import os
 from types import SimpleNamespace
 from typing import Any
 
-from jupyterhub import orm
+from jupyterhub import orm, roles
 from jupyterhub.crypto import CryptKeeper
 from jupyterhub.objects import Hub
 from jupyterhub.user import UserDict
@@ -180,6 +180,13 @@ class Scene:
         }
         self.users = UserDict(lambda: self.db, settings)
         self.user = self.users.add(self.row)
+
+    def let_users_spawn(self) -> None:
+        """Through User.spawn: with the roles that it gives tokens by, and an authenticator."""
+        for role in roles.get_default_roles():
+            roles.create_role(self.db, role)
+        roles.assign_default_roles(self.db, entity=self.row)
+        self.logins.pre_spawn_start = self.logins.post_spawn_stop = lambda user, spawner: None  # type: ignore[attr-defined]
 
     def new_key(self) -> bytes:
         """Another JUPYTERHUB_CRYPT_KEY than before. Returns the one before."""

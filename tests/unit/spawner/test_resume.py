@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from jupyterhub import orm, roles
+from jupyterhub import orm
 from jupyterhub.user import User
 
 from firecrestspawner import cluster as clusters
@@ -64,11 +64,7 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def scene(scene: Scene) -> Scene:
-    """With the roles that User.spawn gives tokens by."""
-    for role in roles.get_default_roles():
-        roles.create_role(scene.db, role)
-    roles.assign_default_roles(scene.db, entity=scene.row)
-    scene.logins.pre_spawn_start = scene.logins.post_spawn_stop = lambda user, spawner: None  # type: ignore[attr-defined]
+    scene.let_users_spawn()
     return scene
 
 
