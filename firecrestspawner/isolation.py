@@ -99,7 +99,8 @@ class Breaker:
 
     def failed(self, account: Hashable, way: Pass) -> None:
         """The system did not answer a call of ``account``."""
-        if way is Pass.PROBE:
+        # A try that another call's answer has overtaken is a call like any other.
+        if way is Pass.PROBE and self._probing:
             self._probing = False
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
             self._until = self._clock() + self._pause

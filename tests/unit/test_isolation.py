@@ -271,6 +271,21 @@ async def test_calls_that_were_made_before_say_nothing_of_the_try() -> None:
 
 
 @in_virtual_time
+async def test_a_try_that_fails_after_another_call_was_answered_shuts_nothing() -> None:
+    """R9: its user's login shell hangs, and the system is back."""
+    daint = guard()
+    await away(daint, SERVICE, FAILURES)
+    await asyncio.sleep(PAUSE)
+    trying = asyncio.ensure_future(ask(daint, "mallory", hang))
+    await asyncio.sleep(1)
+    assert await ask(daint, "alice", insist=True) == "fine"
+    assert isinstance(await trying, Unreachable)
+    assert state(daint) is State.CLOSED
+    await away(daint, SERVICE, FAILURES)
+    assert state(daint) is State.OPEN
+
+
+@in_virtual_time
 async def test_a_cancel_is_tried_in_any_case_and_may_find_the_system_back() -> None:
     """R7: a job that is not cancelled burns its allocation."""
     daint = guard()
