@@ -224,6 +224,7 @@ class FirecRESTSpawner(StoredSpawner):
             self._news.clear()
             self._raise_if_over(spawn)
             if spawn.reported is not None and await self._locate(spawn):
+                self._raise_if_over(spawn)  # by now
                 return spawn.url
             try:
                 await in_time(self._news.wait(), min(left, LOOK) if spawn.reported else left)

@@ -10,7 +10,7 @@ import pytest
 
 from firecrestspawner import options, output
 from firecrestspawner.causes import UNKNOWN
-from firecrestspawner.channel import Exiting
+from firecrestspawner.channel import Exiting, Ready
 from firecrestspawner.endings import LINES, REMEMBERED, ROOM, Ending, Endings, endings, form_fields
 from firecrestspawner.errors import LoginRequired, SubmissionRejected, Unreachable
 from firecrestspawner.models import JobState
@@ -98,6 +98,24 @@ async def test_a_start_that_is_stopped_while_the_log_is_read_has_its_cause(scene
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
+
+
+async def test_a_server_that_ends_while_its_address_is_looked_up_was_never_ready(
+    scene: Scene,
+) -> None:
+    """JupyterHub would wait http_timeout for it, and say that it did not answer."""
+    spawner = await started(scene)
+    scene.api.put(job("7", JobState.RUNNING))
+    spawner.spawn.reported = Ready(spawner.spawn.id, ("10.1.0.1",), 20001)
+    nodes = scene.api.nodes
+
+    async def slowly(*args: Any) -> Any:
+        exits(spawner)
+        return await nodes(*args)
+
+    scene.api.nodes = slowly  # type: ignore[method-assign, assignment]
+    raised = await start(spawner)
+    assert "exited with code 1" in raised.jupyterhub_message
 
 
 @pytest.mark.parametrize(
