@@ -45,9 +45,9 @@ class Handout:
         if not (server.notebook_token_audience or server.notebook_token_scope):
             return own
         last = self._exchanges.setdefault(server, _Exchange())
-        # Who asks for more than the issuer gives does not cost it an exchange each time.
-        enough = min_validity if min_validity <= last.life else last.life / 2
         async with last.lock:
+            # Who asks for more than the issuer gives does not cost it an exchange each time.
+            enough = min_validity if min_validity <= last.life else last.life / 2
             tokens = last.tokens
             if tokens is None or last.source != own.access_token or tokens.expires_soon(enough):
                 tokens = last.tokens = await self._provider.exchange(

@@ -58,10 +58,14 @@ async def test_an_audience_or_a_scope_is_asked_for_in_exchange(wish: dict[str, s
     assert issuer.exchanged == [("alice's 1", wish.get("audience", ""), wish.get("scope", ""))]
 
 
-async def test_fifty_kernels_of_a_server_make_one_exchange_and_another_server_its_own() -> None:
+@pytest.mark.parametrize("seconds", [60, 3600])
+async def test_fifty_kernels_of_a_server_make_one_exchange_and_another_server_its_own(
+    seconds: float,
+) -> None:
+    """Whether the issuer gives as much as they ask for or not."""
     issuer = Issuer()
     one, server, other = handout(issuer), Server("firecrest"), Server("firecrest")
-    got = await asyncio.gather(*(one.get(server, 60) for _ in range(50)))
+    got = await asyncio.gather(*(one.get(server, seconds) for _ in range(50)))
     assert {tokens.access_token for tokens in got} == {Secret("narrow 1")}
     assert (await one.get(other, 60)).access_token == Secret("narrow 2")
 
