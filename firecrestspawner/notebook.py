@@ -72,12 +72,15 @@ class HubTokenAuth(_Auth):
         found = self._find()
         if isinstance(found, str):
             return found
+        landed = asyncio.wrap_future(found.future)
         try:
-            landed = asyncio.wrap_future(found.future)
-            outcome = await asyncio.wait_for(landed, found.remaining())
-        except asyncio.TimeoutError:
-            raise found.give_up() from None
-        return told(outcome).access_token
+            # Not wait_for(): until Python 3.12 it loses a cancellation that comes with the token.
+            await asyncio.wait([landed], timeout=found.remaining())
+        finally:
+            landed.cancel()  # unless it has come; the flight itself goes on for others
+        if landed.cancelled():
+            raise found.give_up()
+        return told(landed.result()).access_token
 
     def auth_headers(self) -> Mapping[str, str]:
         """The request headers: to be read at once, or awaited, as pyfirecrest's two clients do."""

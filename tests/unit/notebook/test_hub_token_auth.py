@@ -20,12 +20,14 @@ from firecrest.v1 import Firecrest as Firecrest1
 from firecrest.v2 import AsyncFirecrest, Firecrest
 
 from firecrestspawner import hub_token, notebook
+from firecrestspawner.hub_token import AccessToken
 from firecrestspawner.notebook import HubTokenAuth, HubTokenError, LoginRequired, TryLater
 from tests.unit.client.api import Site
 from tests.unit.issuer_client import wait_until
 from tests.unit.notebook.hub_end import HubEnd
 
 MANY = 30
+TOKEN = AccessToken("token.0", None, 300.0, "", time.monotonic())
 Get = Callable[[str], Awaitable[int]]
 
 
@@ -96,6 +98,27 @@ def test_the_time_the_answer_took_counts_as_life(
         hub.hold.set()
         assert answer.result(10) == "token.1"
     assert auth.get_access_token() == "token.2"
+
+
+@pytest.mark.parametrize("rounds", range(5))
+async def test_who_is_cancelled_as_the_token_comes_is_cancelled(hub: HubEnd, rounds: int) -> None:
+    """By the user's own deadline, which has no second try (asyncio.timeout)."""
+    hub.hold.clear()
+    auth = HubTokenAuth()
+
+    async def ask_and_go_on() -> None:
+        await auth.aget_access_token()
+        await asyncio.Event().wait()
+
+    asking = asyncio.ensure_future(ask_and_go_on())
+    await asyncio.sleep(0)
+    assert auth._flight is not None
+    auth._flight._land(TOKEN)
+    for _ in range(rounds):
+        await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.wait([asking], timeout=1)
+    assert asking.cancelled()
 
 
 def test_many_threads_make_one_request(hub: HubEnd) -> None:
