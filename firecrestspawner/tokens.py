@@ -272,7 +272,7 @@ class TokenStore:
                 tokens = _stored_tokens(vault.name, state, stored)
                 if shared or not _wants_refresh(tokens, min_validity, renew):
                     return _unless_denied(state, tokens)
-                turn.asked = time.monotonic()
+                turn.asked, turn.failure = time.monotonic(), None
                 try:
                     fresh = await self._refresh(user, vault, state or {}, stored, tokens)
                 except ProviderUnavailable as error:
@@ -281,7 +281,6 @@ class TokenStore:
                 finally:
                     turn.answered = time.monotonic()
                 if fresh is not None:
-                    turn.failure = None
                     return fresh
                 log.info("A login of %s during a refresh wins", vault.name)
                 renew = False

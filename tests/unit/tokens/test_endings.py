@@ -242,6 +242,27 @@ async def test_an_invalid_grant_of_unknown_wording_is_not_quoted(
     assert "eyJ" not in caught.value.detail
 
 
+class Recovering:
+    """An issuer that is away at first, and then refuses."""
+
+    def __init__(self) -> None:
+        self.answers: list[Exception] = [ProviderUnavailable("away"), LoginRequired("ended")]
+
+    async def refresh(self, tokens: TokenSet) -> TokenSet:
+        await asyncio.sleep(0)
+        raise self.answers.pop(0)
+
+
+async def test_an_outage_is_shared_by_those_who_waited_for_it_alone(vault: MemoryVault) -> None:
+    """R5: who waits for the next try is told what came of that."""
+    store = TokenStore(Recovering(), lambda vault: vault)  # type: ignore[arg-type]
+    first = [asyncio.ensure_future(store.get(vault)) for _ in range(20)]
+    await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+    later = [asyncio.ensure_future(store.get(vault)) for _ in range(5)]
+    told = await asyncio.gather(*first, *later, return_exceptions=True)
+    assert [type(error) for error in told] == 20 * [ProviderUnavailable] + 5 * [LoginRequired]
+
+
 # -- denied --------------------------------------------------------------------------------------
 
 
