@@ -35,7 +35,7 @@ from .oauth import UNAVAILABLE, TokenClient, token_set
 from .oidc import Provider
 from .pages import add_to
 from .reading import OutputHandler, Shelf
-from .shutdown import at_shutdown
+from .shutdown import at_shutdown, before_shutdown
 from .slices import freeze
 from .strays import Strays
 from .submission import unworkable
@@ -160,6 +160,7 @@ class FirecRESTAuthenticator(GenericOAuthenticator):
         app.tornado_settings["firecrest_own_addresses"] = own_addresses(_hub_hosts(app))
         add_to(app, self.session_warning)
         freeze()
+        before_shutdown(app, self.token_store.settle)
         handout = Handout(self.token_store, self.provider)
         resume.take_up(app)
         return [

@@ -23,6 +23,8 @@ T = TypeVar("T")
 #: Seconds of life a token has when it is handed out: FirecREST refuses those with less than 30.
 MARGIN = 60.0
 _AS_FRESH_AS_THEY_GET = 10.0
+#: Seconds that a Hub which shuts down waits for refreshes.
+PATIENCE = 5.0
 
 
 class Vault(Protocol):
@@ -221,10 +223,19 @@ class TokenStore:
                 return False
             return await self._record_end(vault, state, stored, why)
 
+    async def settle(self) -> None:
+        """Let refreshes under way save what they get; they have PATIENCE seconds."""
+        ends = time.monotonic() + PATIENCE
+        # Others may begin meanwhile.
+        while (left := ends - time.monotonic()) > 0:
+            flying = [flight for flight in self._flights if not flight.done()]
+            if not flying:
+                break
+            await asyncio.wait(flying, timeout=left)
+
     async def aclose(self) -> None:
-        """Let refreshes under way save what they got, then close the connections."""
-        if self._flights:
-            await asyncio.wait(self._flights, timeout=5)
+        """Close the connections, once what is under way has settled."""
+        await self.settle()
         await self._provider.aclose()
 
     # -- one user at a time ------------------------------------------------------------------

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
 import psutil
@@ -11,6 +13,7 @@ import psutil
 from firecrestspawner.demo.hub import READY_TIMEOUT
 from tests.journeys.person import Person
 from tests.journeys.site import Site, eventually
+from tests.journeys.test_session import ask, session
 
 
 @contextmanager
@@ -59,6 +62,24 @@ def test_a_server_outlives_restarts_of_its_hub(site: Site, alice: Person):
     alice.stop()
     assert site.job("alice").state.startswith("CANCELLED")
     assert site.hub_status(token) == 403
+
+
+def test_a_login_outlives_a_clean_restart_in_the_middle_of_its_refresh(site: Site, alice: Person):
+    """R4: the issuer has taken the refresh token, and the answer with the next is on its way."""
+    asked, answer = len(site.issuer.requests), threading.Event()
+    site.issuer.faults.set("token", hold=answer, times=1, after=True)
+    with ThreadPoolExecutor(2) as pool:
+        pool.submit(ask, alice, "?check=1")  # whatever becomes of the page
+        eventually(
+            lambda: any(seen.endpoint == "token" for seen in site.issuer.requests[asked:]),
+            what="the issuer is asked",
+        )
+        stopped = pool.submit(site.stop_hub)
+        eventually(lambda: "initiating shutdown" in site.log_end(), what="the Hub shuts down")
+        answer.set()
+        assert stopped.result(30) == 0
+    site.start_hub()
+    assert session(alice, "?check=1")["valid"] is True
 
 
 def test_a_server_that_ended_while_its_hub_was_down_is_shown_as_stopped(

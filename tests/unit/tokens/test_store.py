@@ -8,9 +8,11 @@ import logging
 import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from jupyterhub.app import JupyterHub
 
 from firecrestspawner.demo.issuer import Issuer
 from firecrestspawner.errors import (
@@ -22,6 +24,7 @@ from firecrestspawner.errors import (
 from firecrestspawner.models import Secret, TokenSet
 from firecrestspawner.oauth import TokenClient
 from firecrestspawner.oidc import Provider
+from firecrestspawner.shutdown import before_shutdown
 from firecrestspawner.tokens import TokenStore
 from tests.issuer import HUB_SECRET, INVALID_GRANT, OUTAGES, Held, refreshes
 from tests.unit.tokens.issuing import MemoryVault, shown
@@ -195,7 +198,6 @@ async def test_one_who_gives_up_takes_nothing_from_the_others(
 async def test_closing_waits_for_what_a_refresh_has_got(
     issuer: Issuer, store: TokenStore, vault: MemoryVault
 ) -> None:
-    """R4: a Hub that shuts down does not lose a rotated token."""
     held = Held(issuer)
     need = asyncio.ensure_future(store.get(vault))
     await held.arrived()
@@ -203,6 +205,21 @@ async def test_closing_waits_for_what_a_refresh_has_got(
     held.release()
     await closing
     assert vault.swaps == [await need]
+
+
+async def test_a_hub_that_shuts_down_saves_what_a_refresh_has_got(
+    issuer: Issuer, store: TokenStore, vault: MemoryVault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R4: the issuer has rotated by then. JupyterHub cancels every task, the refresh's, too."""
+    held = Held(issuer)
+    hub = JupyterHub(cleanup_servers=False, cleanup_proxy=False)
+    hub.db = SimpleNamespace(commit=held.release)  # its cleanup's last step
+    monkeypatch.setattr(hub, "_stop_event_loop", lambda: None)
+    before_shutdown(hub, store.settle)
+    asyncio.ensure_future(store.get(vault)).add_done_callback(lambda done: done.exception())
+    await held.arrived()
+    await hub.shutdown_cancel_tasks()
+    assert len(vault.swaps) == 1
 
 
 async def test_one_users_refresh_does_not_hold_up_anothers(
