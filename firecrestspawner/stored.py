@@ -312,8 +312,9 @@ class StoredSpawner(SpawnerConfig, Spawner):
         self._plug_in(stone)
 
     def _keep(self, stone: Tombstone) -> None:
-        """The newest TOMBSTONES are kept; the lines of older ones are cut."""
-        self.tombstones.append(stone)
+        """The newest TOMBSTONES are kept, one of a spawn; the lines of older ones are cut."""
+        others = [s for s in self.tombstones if s.line.spawn_id != stone.line.spawn_id]
+        self.tombstones = [*others, stone]
         for oldest in self.tombstones[:-TOMBSTONES]:
             self._bury(oldest.line.spawn_id)
 

@@ -215,6 +215,18 @@ async def test_a_stop_that_the_kill_interrupted_is_finished(scene: Scene, api: A
     assert "cancel 7" in api.calls and tokens(scene) == [] and "spawn_id" not in scene.state()
 
 
+async def test_one_that_cannot_be_finished_leaves_one_tombstone(scene: Scene) -> None:
+    """The home page says it once."""
+    await begun(scene)
+    spawner = spawner_of(scene)
+    spawner.tombstones = [spawner.spawn.tombstone("stopped")]
+    spawner._save()
+    scene.logins.error = LoginRequired("over")
+    Hub(scene).serve()
+    await asyncio.wait_for(spawner_of(scene)._spawn_future, 10)
+    assert [stone["job_id"] for stone in scene.state()["tombstones"]] == ["7"]
+
+
 async def test_a_blocked_users_start_is_stopped(scene: Scene, api: Api) -> None:
     """As JupyterHub does with servers that run."""
     await begun(scene)
