@@ -225,6 +225,11 @@ def launch(argv: list[str], variables: dict[str, str], folder: Path) -> subproce
 
 def end(server: subprocess.Popen[bytes], hub: Hub) -> None:
     server.terminate()
-    server.wait(PATIENCE)
+    try:
+        server.wait(5)
+    except subprocess.TimeoutExpired:
+        # A plain Jupyter forgets a signal that comes between its port and its event loop.
+        server.kill()
+        server.wait()
     hub.shutdown()
     hub.server_close()
