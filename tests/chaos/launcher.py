@@ -160,43 +160,23 @@ class Call(singleuser.Call):
         self._message, self._secret, self._bell = message, secret, bell
         self._launcher: Launcher = bell.launcher
         self._spawn_id = message.get("spawn_id") or message["ticket"].partition(".")[0]
-        self._path = url
         self._got: Any = None
         self._launcher.post(self._launcher, json.dumps(message).encode(), self._arrived)
-
-    @property
-    def _connection(self) -> Any:  # type: ignore[override]
-        return self
-
-    # What http.client's connection and response do, as far as Call uses them.
 
     def _arrived(self, got: Any) -> None:
         self._got = got
         if not self._launcher.dead:
             self._run()
 
-    def request(self, *args: Any) -> None:
-        """Sent already."""
-
-    def getresponse(self) -> Any:
+    def _post(self, body: bytes) -> tuple[int, bytes]:
+        """It was sent already."""
         if isinstance(self._got, Exception):
             raise self._got
-        return self
+        status, text = self._got
+        return status, text
 
-    @property
-    def status(self) -> int:
-        return int(self._got[0])
-
-    def read(self, limit: int) -> bytes:
-        body: bytes = self._got[1]
-        return body[:limit]
-
-    def close(self) -> None:
+    def abandon(self) -> None:
         """There is no socket."""
-
-    @property
-    def sock(self) -> Any:
-        raise AttributeError("there is no socket")
 
 
 class Server:

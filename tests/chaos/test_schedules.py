@@ -114,14 +114,14 @@ def keep_no_tombstone() -> AbstractContextManager[Any]:
 
 def believe_a_status() -> AbstractContextManager[Any]:
     """A 403 or a 404 tells a launcher that its server is not wanted (R7)."""
-    exchange = singleuser.Call._exchange
+    read = singleuser.Call._read
 
-    def obey(call: Any) -> None:
-        exchange(call)
+    def obey(call: Any, status: int, text: bytes) -> None:
+        read(call, status, text)
         if call.problem.startswith(("HTTP status 403", "HTTP status 404")):
             call.verdict = "ended"
 
-    return mock.patch.object(singleuser.Call, "_exchange", obey)
+    return mock.patch.object(singleuser.Call, "_read", obey)
 
 
 def commit_no_id() -> AbstractContextManager[Any]:

@@ -1,0 +1,263 @@
+"""Is what the launcher says HTTP, and does it read whatever a proxy makes of the Hub's answer?"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import ipaddress
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from hypothesis import given
+from hypothesis import strategies as st
+
+from firecrestspawner import singleuser
+from tests.unit.raw_server import RESET_AFTER, SILENCE, RawServer
+
+OK = b"HTTP/1.1 200 OK\r\n"
+BODY = b'{"verdict": "alive"}'
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+INTERIM = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
+
+
+def exchange(url: str, body: bytes = b"{}") -> tuple[int, bytes]:
+    parts = urlsplit(url)
+    with singleuser.connect(parts) as hub:
+        return singleuser.post(hub, parts, body)
+
+
+def chunked(*chunks: bytes, extension: bytes = b"", trailer: bytes = b"") -> bytes:
+    parts = [b"%X%s\r\n%s\r\n" % (len(chunk), extension, chunk) for chunk in chunks]
+    return b"".join([*parts, b"0\r\n", trailer, b"\r\n"])
+
+
+def test_what_is_sent_is_one_request_that_ends_the_connection() -> None:
+    with RawServer(OK + b"Content-Length: 0\r\n\r\n") as server:
+        host = urlsplit(server.url).netloc
+        assert exchange(f"{server.url}/hub/api/firecrest/job", b'{"a": 1}') == (200, b"")
+    head, _, body = server.received[0].partition(b"\r\n\r\n")
+    first, *headers = head.decode().split("\r\n")
+    assert first == "POST /hub/api/firecrest/job HTTP/1.1"
+    fields = dict(line.split(": ", 1) for line in headers)
+    assert fields["Host"] == host
+    assert (fields["Content-Length"], body) == ("8", b'{"a": 1}')
+    assert fields["Connection"] == "close"
+    assert fields["Content-Type"] == fields["Accept"] == "application/json"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        OK + b"Content-Length: 20\r\n\r\n" + BODY,
+        OK + b"content-LENGTH:20 \r\n\r\n" + BODY + b"what follows is not read",
+        OK + b"\r\n" + BODY,
+        b"HTTP/1.0 200 OK\n\n" + BODY,
+        b"HTTP/1.1 200\r\n\r\n" + BODY,
+        OK + CHUNKED + chunked(BODY[:3], BODY[3:]),
+        OK + b"Transfer-Encoding: Chunked\r\nContent-Length: 3\r\n\r\n" + chunked(BODY),
+        OK + CHUNKED + chunked(BODY, extension=b";x=1", trailer=b"A: b\r\n"),
+        OK + b"Transfer-Encoding: identity\r\nContent-Length: 20\r\n\r\n" + BODY,
+        INTERIM + OK + b"\r\n" + BODY,
+    ],
+    ids=range(10),
+)  # fmt: skip
+def test_an_answer_is_read_however_it_is_framed(answer: bytes) -> None:
+    """RFC 9112, sections 4 to 7."""
+    with RawServer(answer) as server:
+        assert exchange(server.url) == (200, BODY)
+
+
+@pytest.mark.parametrize("status", [204, 302, 403, 404, 502, 503])
+def test_any_status_is_told(status: int) -> None:
+    with RawServer(b"HTTP/1.1 %i No\r\nContent-Length: 2\r\n\r\nno" % status) as server:
+        assert exchange(server.url) == (status, b"no")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"HTTP/1.1 200",
+        b"HTTP/1.1 2x0 OK\r\n\r\n",
+        b"HTTP/1.1 -20 OK\r\n\r\n",
+        b"HTTP/2 200\r\n\r\n",
+        b"\x16\x03\x01\x00\xff\x00\n\n",
+        b"220 mail.example.org ESMTP\r\n\r\n",
+        b"<html>\r\n\r\n",
+        b"\r\n\r\n",
+        OK + b"Content-Length: 20\r\n",
+        OK + b"Content-Length: 20\r\n\r\n" + BODY[:5],
+        OK + b"Content-Length: -1\r\n\r\n" + BODY,
+        OK + b"Content-Length: x\r\n\r\n" + BODY,
+        OK + b"Content-Length: 20, 20\r\n\r\n" + BODY,
+        OK + CHUNKED,
+        OK + CHUNKED + b"14\r\n" + BODY[:5],
+        OK + CHUNKED + b"-1\r\n" + BODY,
+        OK + CHUNKED + b"x\r\n" + BODY,
+        OK + b"X: y\r\n" * 101 + b"\r\n" + BODY,
+        OK + b"X: " + b"y" * (singleuser.LINE_LIMIT + 1) + b"\r\n\r\n" + BODY,
+        RESET_AFTER,
+    ],
+)
+def test_what_is_no_whole_answer_is_an_error(answer: bytes | str) -> None:
+    """R7: and an error is all that it is."""
+    with RawServer(answer) as server, pytest.raises((OSError, ValueError)):
+        exchange(server.url)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"\r\n",
+        b"Content-Length: 9999999999\r\n\r\n",
+        CHUNKED + b"180000\r\n" + b"x" * 0x180000 + b"\r\n",
+        CHUNKED + b"80000\r\n" + b"x" * 0x80000 + b"\r\n80001\r\n",
+    ],
+    ids=["until it closes", "by its length", "in one chunk", "in two chunks"],
+)
+def test_of_an_endless_answer_a_bounded_part_is_read(head: bytes) -> None:
+    limit = singleuser.ANSWER_LIMIT + 1
+    answer = io.BytesIO(OK + head + b"x" * 3 * limit)
+    status, headers = singleuser.read_head(answer)
+    assert (status, len(singleuser.read_content(answer, headers))) == (200, limit)
+    assert answer.tell() <= limit + 100
+
+
+def test_a_hub_that_says_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(singleuser, "REQUEST_DEADLINE", 0.1)
+    with RawServer(SILENCE) as server, pytest.raises(OSError, match="timed out"):
+        exchange(server.url)
+
+
+NAMES = st.sampled_from([b"Content-Length", b"content-length", b"CONTENT-LENGTH"])
+
+
+@st.composite
+def answers(draw: st.DrawFn) -> bytes:
+    """An answer as servers and proxies make them."""
+    body = draw(st.binary(max_size=200))
+    version, status = draw(st.integers(0, 1)), draw(st.integers(200, 599))
+    start = b"HTTP/1.%i %i %s" % (version, status, draw(st.sampled_from([b"OK", b"", b"a b"])))
+    headers = draw(st.lists(st.sampled_from([b"X: y", b"Server:nginx", b"Set-Cookie: a=b; c"])))
+    framing = draw(st.sampled_from(["length", "close", "chunked"]))
+    if framing == "length":
+        headers.append(draw(NAMES) + b": %i" % len(body))
+    elif framing == "chunked":
+        headers.append(b"Transfer-Encoding: chunked")
+        cut = draw(st.integers(0, len(body)))
+        body = chunked(*filter(None, (body[:cut], body[cut:])))
+    interim = draw(st.sampled_from([b"", b"HTTP/1.1 100 Continue\r\n\r\n"]))
+    return interim + b"\r\n".join([start, *headers, b"", body])
+
+
+class _Sent:
+    """A socket that has received ``data``."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def makefile(self, mode: str) -> io.BytesIO:
+        return io.BytesIO(self._data)
+
+    def sendall(self, data: bytes) -> None:
+        """It was answered already."""
+
+
+@given(answers())
+def test_pythons_own_client_reads_the_same(answer: bytes) -> None:
+    reference = http.client.HTTPResponse(_Sent(answer), method="POST")  # type: ignore[arg-type]
+    reference.begin()
+    expected = reference.status, reference.read()
+    if reference.status in (204, 304):
+        expected = reference.status, b""
+    status, text = singleuser.post(_Sent(answer), urlsplit("http://hub/"), b"")  # type: ignore[arg-type]
+    if status in (204, 304):  # theirs have no content, and of ours nobody reads it
+        text = b""
+    assert (status, text) == expected
+
+
+# -- https ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of "localhost", signed by itself, with its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(timezone.utc)
+    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.2"))]
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    text = key.private_bytes(
+        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ) + made.public_bytes(pem)
+    file = tmp_path_factory.mktemp("tls") / "hub.pem"
+    file.write_bytes(text)
+    return file
+
+
+@pytest.fixture
+def secure_port(certificate: Path) -> Iterator[int]:
+    """Where a Hub listens for https, and answers one request after another."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+                with context.wrap_socket(connection, server_side=True) as secure:
+                    secure.recv(65536)
+                    secure.sendall(OK + b"Content-Length: 20\r\n\r\n" + BODY)
+            except ssl.SSLError:
+                continue  # a client that does not believe us hangs up
+            except OSError:
+                return
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield listener.getsockname()[1]
+    listener.shutdown(socket.SHUT_RDWR)
+    thread.join()
+    listener.close()
+
+
+def test_https_is_spoken_with_whom_the_systems_authorities_vouch_for(
+    secure_port: int, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S1: a ticket goes to nobody else."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    assert exchange(f"https://localhost:{secure_port}/") == (200, BODY)
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_a_hub_that_nobody_vouches_for_is_told_nothing(
+    secure_port: int, certificate: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool
+) -> None:
+    """S1: neither one with another's certificate, nor one with a certificate of its own."""
+    if trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    host = "127.0.0.1" if trusted else "localhost"
+    with pytest.raises(ssl.SSLError):
+        exchange(f"https://{host}:{secure_port}/")
