@@ -51,6 +51,8 @@ class UserVault:
         for last in (False, True):
             if self._user.encrypted_auth_state != old:
                 break
+            if new == old:
+                return True
             self._user.encrypted_auth_state = new
             try:
                 self._user.db.commit()
