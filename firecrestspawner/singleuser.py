@@ -432,11 +432,14 @@ def connect(url: SplitResult) -> socket.socket:
 def post(hub: socket.socket, url: SplitResult, body: bytes) -> tuple[int, bytes]:
     """Status and content of the answer to one request (RFC 9112), ANSWER_LIMIT + 1 bytes at most.
 
-    Raises OSError when it breaks off, ValueError and IndexError when it is no HTTP/1. Not by
-    http.client: to import it, and with it Python's e-mail package, takes longer than all the rest.
+    Raises OSError when it breaks off, ValueError when it is no HTTP/1. Not by http.client: to
+    import it, and with it Python's e-mail package, takes longer than all the rest.
     """
+    host = url.netloc.rpartition("@")[2]
+    if not host.isascii():  # it was looked up so, too
+        host = host.encode("idna").decode("ascii")
     head = (
-        f"POST {url.path or '/'} HTTP/1.1\r\nHost: {url.netloc.rpartition('@')[2]}\r\n"
+        f"POST {url.path or '/'} HTTP/1.1\r\nHost: {host}\r\n"
         "Content-Type: application/json\r\nAccept: application/json\r\n"
         f"Accept-Encoding: identity\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     )

@@ -56,6 +56,22 @@ def test_what_is_sent_is_one_request_that_ends_the_connection() -> None:
 
 
 @pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("http://h\u00fcb.example.org:8000/hub", b"xn--hb-xka.example.org:8000"),
+        ("http://user:word@hub/", b"hub"),
+        (f"http://{'h' * 63}:8081/", b"h" * 63 + b":8081"),
+        ("http://[fd00::1]:8081/", b"[fd00::1]:8081"),
+        ("http://[fd00::1]/", b"[fd00::1]"),
+    ],
+)
+def test_the_host_is_named_as_http_writes_it(url: str, host: bytes) -> None:
+    hub = _Sent(OK + b"Content-Length: 0\r\n\r\n")
+    singleuser.post(hub, urlsplit(url), b"{}")  # type: ignore[arg-type]
+    assert b"\r\nHost: " + host + b"\r\n" in hub.sent
+
+
+@pytest.mark.parametrize(
     "answer",
     [
         OK + b"Content-Length: 20\r\n\r\n" + BODY,
@@ -165,12 +181,13 @@ class _Sent:
 
     def __init__(self, data: bytes) -> None:
         self._data = data
+        self.sent = b""
 
     def makefile(self, mode: str) -> io.BytesIO:
         return io.BytesIO(self._data)
 
     def sendall(self, data: bytes) -> None:
-        """It was answered already."""
+        self.sent += data
 
 
 @given(answers())
