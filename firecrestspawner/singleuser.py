@@ -467,13 +467,13 @@ def read_head(answer: BinaryIO) -> tuple[int, dict[bytes, bytes]]:
 
 def read_content(answer: BinaryIO, headers: dict[bytes, bytes]) -> bytes:
     if headers.get(b"transfer-encoding", b"identity") != b"identity":
-        text = b""
+        text = bytearray()  # it grows in place: there may be a million chunks
         while len(text) <= ANSWER_LIMIT:
             size = length(read_line(answer).partition(b";")[0], 16)
             if not size:
-                return text
+                break
             text += read_bytes(answer, size + 2)[:size]  # with the end of its line
-        return text[: ANSWER_LIMIT + 1]
+        return bytes(text[: ANSWER_LIMIT + 1])
     if b"content-length" in headers:
         return read_bytes(answer, length(headers[b"content-length"], 10))
     return answer.read(ANSWER_LIMIT + 1)  # all until the connection is closed

@@ -8,6 +8,7 @@ import ipaddress
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -147,6 +148,14 @@ def test_of_an_endless_answer_a_bounded_part_is_read(head: bytes) -> None:
     status, headers = singleuser.read_head(answer)
     assert (status, len(singleuser.read_content(answer, headers))) == (200, limit)
     assert answer.tell() <= limit + 100
+
+
+def test_a_million_chunks_are_read_in_the_time_that_an_answer_has() -> None:
+    answer = io.BytesIO(b"1\r\nx\r\n" * singleuser.ANSWER_LIMIT + b"0\r\n\r\n")
+    began = time.thread_time()
+    text = singleuser.read_content(answer, {b"transfer-encoding": b"chunked"})
+    assert time.thread_time() - began < singleuser.REQUEST_DEADLINE
+    assert len(text) == singleuser.ANSWER_LIMIT
 
 
 def test_a_hub_that_says_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
