@@ -448,7 +448,8 @@ def post(hub: socket.socket, url: SplitResult, body: bytes) -> tuple[int, bytes]
         status = 100
         while status < 200:  # a proxy may send a 100 or a 103 before the answer
             status, headers = read_head(answer)
-        return status, read_content(answer, headers)
+        # These two have no content, and some connections stay open whatever was asked.
+        return status, b"" if status in (204, 304) else read_content(answer, headers)
 
 
 def read_head(answer: BinaryIO) -> tuple[int, dict[bytes, bytes]]:
