@@ -417,11 +417,12 @@ class Bell:
 def connect(url: SplitResult) -> socket.socket:
     """A connection to the Hub; for https its name is checked against the system's authorities."""
     secure, host = url.scheme == "https", url.hostname or ""
+    if secure:
+        import ssl  # for those who need it: it costs as much as half of the others
+
     plain = socket.create_connection((host, url.port or (443 if secure else 80)), REQUEST_DEADLINE)
     if not secure:
         return plain
-    import ssl  # for those who need it: it costs as much as half of the others
-
     try:
         return ssl.create_default_context().wrap_socket(plain, server_hostname=host)
     except BaseException:
@@ -525,7 +526,7 @@ class Call:
     def _run(self) -> None:
         try:
             self._read(*self._post(json.dumps(self._message).encode()))
-        except OSError as error:
+        except (OSError, ImportError) as error:  # the latter: a Python that was built without ssl
             self.problem = f"{type(error).__name__}: {error}"
         except Exception as error:
             # Whatever else a broken answer provokes, the job must survive it and ask again.

@@ -7,11 +7,14 @@ import io
 import ipaddress
 import socket
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -295,3 +298,12 @@ def test_a_hub_that_nobody_vouches_for_is_told_nothing(
     host = "127.0.0.1" if trusted else "localhost"
     with pytest.raises(ssl.SSLError):
         exchange(f"https://{host}:{secure_port}/")
+
+
+def test_a_python_without_ssl_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ssl", None)
+    rung = threading.Event()
+    bell: Any = SimpleNamespace(ring=rung.set)
+    call = singleuser.Call("https://localhost/", {"spawn_id": "a"}, "secret", bell)
+    assert rung.wait(10)
+    assert (call.verdict, "ssl" in call.problem) == ("", True)
