@@ -41,7 +41,7 @@ from .isolation import SERVICE, Guard
 from .metrics import BREAKER, REQUESTS, observe
 from .models import Job, Listing, Node, Secret
 from .service import ServiceAccount
-from .slices import elements
+from .slices import Slices, elements
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -190,7 +190,11 @@ class FirecREST:
         """All nodes of a system."""
         question = _Question("nodes", system, f"nodes of {system}")
         rows = await self._call(token, question, lambda: self.client.nodes(_name(system)))
-        return _read(rows, Node.from_api)
+        slices, nodes = Slices(), list[Node]()
+        for row in rows if isinstance(rows, list) else _garbage():
+            await slices.breathe()
+            nodes.extend(_read([row], Node.from_api))
+        return nodes
 
     async def status(self, token: Secret, system: str, what: str) -> Any:
         """What ``userinfo``, ``partitions`` or ``reservations`` of the system answer, unread."""

@@ -12,7 +12,8 @@ import re
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from math import inf, nan
 from pathlib import Path
@@ -24,11 +25,12 @@ from .deadline import in_time
 from .errors import AddressRefused, BadAnswer, Error, FirecRESTError, OptionsError
 from .isolation import State
 from .metrics import JOBS, SNAPSHOT_AGE, observe
-from .models import Job, JobState, Node, Secret
+from .models import Job, JobState, Secret
 from .monitor import JobMonitor
 from .service import ServiceAccount
 from .shared import Shared
 from .shutdown import at_shutdown
+from .slices import Slices
 from .watch import Watch
 
 log = logging.getLogger(__name__)
@@ -57,6 +59,14 @@ _ANOTHER_JOB = (
     "Please look for commands in your shell's start-up files (~/.bashrc) that print text or "
     "replace the scheduler's."
 )
+
+
+@dataclass(frozen=True)
+class _Nodes:
+    """A system's nodes: their ``addresses`` by name, and how many have each of the ``features``."""
+
+    addresses: dict[str, tuple[str, ...]]
+    features: Mapping[str, int]
 
 
 class Cluster:
@@ -119,16 +129,22 @@ class Cluster:
             raise OptionsError(f"There is no system called {self.name!r} here.")
         return found
 
-    async def _fetch_nodes(self) -> Sequence[Node]:
-        return await as_service(self._account, lambda token: self.firecrest.nodes(token, self.name))
+    async def _fetch_nodes(self) -> _Nodes:
+        nodes = await as_service(
+            self._account, lambda token: self.firecrest.nodes(token, self.name)
+        )
+        slices, counted = Slices(), Counter[str]()
+        for node in nodes:
+            await slices.breathe()
+            counted.update(set(node.features))
+        return _Nodes({node.name: node.addresses for node in nodes}, counted)
 
     async def features(self) -> Mapping[str, int]:
         """How many nodes have each feature, from the list that all users share.
 
         Raises FirecRESTError and ProviderUnavailable.
         """
-        nodes = await self._nodes.get(LIST_AGE)
-        return Counter(feature for node in nodes for feature in set(node.features))
+        return (await self._nodes.get(LIST_AGE)).features
 
     def turn(self, user: str) -> asyncio.Lock:
         """Held from before a submit until its job is stored: a user's submits are kept apart (R3).
@@ -236,9 +252,9 @@ class Cluster:
         told = job is not None and bool(job.nodes)
         if job is None or not (told or await self._tells_no_node(job)):
             raise NodesUnknown("The cluster has not said yet on which node the job runs.")
-        nodes = _addresses(await self._nodes.get(LIST_AGE))
+        nodes = (await self._nodes.get(LIST_AGE)).addresses
         if told and not set(address.expand(job.nodes)) <= set(nodes):
-            nodes = _addresses(await self._nodes.get(max_age=10.0))
+            nodes = (await self._nodes.get(max_age=10.0)).addresses
         return await address.choose(
             addresses,
             port,
@@ -254,10 +270,6 @@ class Cluster:
     async def _tells_no_node(self, job: Job) -> bool:
         """Whether the job runs, and this scheduler never says where: PBS, through FirecREST."""
         return job.state is JobState.RUNNING and (await self.system()).scheduler == "pbs"
-
-
-def _addresses(nodes: Iterable[Node]) -> dict[str, tuple[str, ...]]:
-    return {node.name: node.addresses for node in nodes}
 
 
 def stranger(watch: Watch, system: str) -> AddressRefused:

@@ -289,6 +289,29 @@ async def test_the_features_of_nodes_are_counted_in_the_list_that_all_share(
     assert api.calls == ["nodes"]
 
 
+async def test_the_nodes_of_a_large_system_hold_nobody_up(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R8: to read the features of 10,000 nodes takes a tenth of a second."""
+    words = ",".join(f"feature{number}" for number in range(15))
+    rows = [{"name": f"nid{n}", "address": "10.1.0.1", "features": words} for n in range(10_000)]
+    firecrest = FirecREST("http://127.0.0.1:1")
+
+    async def answered(*args: Any) -> Any:
+        return rows
+
+    monkeypatch.setattr(firecrest, "_call", answered)
+    cluster.firecrest = firecrest
+    asked = asyncio.ensure_future(cluster.features())
+    rounds = 0
+    while not asked.done():
+        await asyncio.sleep(0)
+        rounds += 1
+    assert asked.result()["feature7"] == 10_000
+    assert rounds > 5, "it was read in one go"
+    await firecrest.aclose()
+
+
 async def test_a_strangers_job_is_not_connected_to(cluster: Cluster, api: Api) -> None:
     """R10."""
     api.jobs_by_id["7"] = job("7", user="bob")
