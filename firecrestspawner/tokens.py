@@ -281,6 +281,8 @@ class TokenStore:
                 await self._turnstile.pass_through()
                 state, stored = await vault.load()
                 tokens = _stored_tokens(vault.name, state, stored)
+                # Where the issuer gives none to refresh with, nobody has refreshed these.
+                shared = shared and tokens.refresh_token is not None
                 if shared or not _wants_refresh(tokens, min_validity, renew):
                     return _unless_denied(state, tokens)
                 turn.asked, turn.failure = time.monotonic(), None

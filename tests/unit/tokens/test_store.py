@@ -60,6 +60,15 @@ async def test_fifty_who_need_a_token_make_one_request(
     assert {tokens.access_token.reveal() for tokens in got} == {vault.tokens.access_token.reveal()}
 
 
+async def test_without_a_refresh_token_nobody_gets_an_expired_one(
+    store: TokenStore, vault: MemoryVault
+) -> None:
+    """R4: nor does who waited while another was refused."""
+    vault.log_in({"access_token": "a", "expires_in": 300}, left=-1)
+    got = await asyncio.gather(*(store.get(vault) for _ in range(3)), return_exceptions=True)
+    assert [type(each) for each in got] == [LoginRequired] * 3
+
+
 async def test_a_hub_full_of_users_leaves_the_loop_to_others_between_them(issuer: Issuer) -> None:
     """R8: reads, requests and commits of many come one in a round of the loop."""
     rounds = 0
