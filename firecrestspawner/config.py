@@ -221,8 +221,9 @@ class SpawnerConfig(Configurable):
 
     workdir = Unicode(
         "/home/{username}",
-        help="Working directory of the job on the cluster; ``{username}`` is the cluster user. "
-        "It must exist and be writable. Example: ``/users/{username}``",
+        help="Working directory of the job on the cluster; ``{username}`` is the cluster user, "
+        "``{username[0]}`` its first letter. It must exist and be writable. "
+        "Example: ``/users/{username}``",
     ).tag(config=True)
 
     @validate("workdir")

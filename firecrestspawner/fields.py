@@ -16,7 +16,8 @@ from .errors import OptionsError
 _WORD = r"[A-Za-z0-9][A-Za-z0-9_.@%+-]{0,63}"
 #: No value is longer; what is, is not even looked at.
 LONGEST = 512
-_USER = "{username}"
+#: What stands for the cluster user in a directory, and for the first letter of its name.
+_USER, _INITIAL = "{username}", "{username[0]}"
 _UNITS = {"K": 1, "M": 1024, "G": 1024**2, "T": 1024**3}
 
 
@@ -293,18 +294,19 @@ def directory(text: Any) -> str:
         not isinstance(text, str)
         or not text.startswith("/")
         or not text.isprintable()
-        or set(text.replace(_USER, "")) & set("{}'")
+        or set(of_user(text, "")) & set("{}'")
     ):
         raise ValueError(
             f"{text!r} is no absolute path; write one such as '/scratch/{_USER}', in which "
-            f"{_USER} stands for the cluster user, without other braces and quotes"
+            f"{_USER} stands for the cluster user and {_INITIAL} for its first letter, without "
+            "other braces and quotes"
         )
     return text
 
 
 def of_user(directory: str, user: str) -> str:
     """The directory of one cluster user."""
-    return directory.replace(_USER, user)
+    return directory.replace(_USER, user).replace(_INITIAL, user[:1])
 
 
 def lies_under(path: str, directories: Iterable[str]) -> bool:

@@ -69,6 +69,11 @@ def test_in_rest_mode_the_apis_own_fields_carry_what_they_can() -> None:
     assert body["env"] == {"HOME": "/home/alice", "USER": "alice"}
 
 
+def test_homes_may_be_sorted_by_the_first_letter() -> None:
+    made = request(System("daint"), {}, workdir="/home/{username[0]}/{username}")
+    assert made.body()["working_directory"] == "/home/a/alice"
+
+
 def test_a_value_that_no_directive_can_carry_is_refused() -> None:
     """S2."""
     with pytest.raises(OptionsError, match="partition"):
