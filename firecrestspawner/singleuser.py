@@ -420,7 +420,10 @@ def connect(url: SplitResult) -> socket.socket:
     if secure:
         import ssl  # for those who need it: it costs as much as half of the others
 
-    plain = socket.create_connection((host, url.port or (443 if secure else 80)), REQUEST_DEADLINE)
+    # Of several addresses the first may be one that drops what comes: there is time for others.
+    port = url.port or (443 if secure else 80)
+    plain = socket.create_connection((host, port), REQUEST_DEADLINE / 3)
+    plain.settimeout(REQUEST_DEADLINE)
     if not secure:
         return plain
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
 import ipaddress
@@ -176,6 +177,34 @@ def test_a_hub_that_says_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(singleuser, "REQUEST_DEADLINE", 0.1)
     with RawServer(SILENCE) as server, pytest.raises(OSError, match="timed out"):
         exchange(server.url)
+
+
+def test_a_hub_is_reached_at_its_second_address_while_its_first_drops_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Such as IPv6 behind a firewall: within the time that the launcher waits for the answer."""
+    monkeypatch.setattr(singleuser, "REQUEST_DEADLINE", 1.5)
+    with RawServer(OK + b"Content-Length: 20\r\n\r\n" + BODY) as server:
+        port = urlsplit(server.url).port or 0
+        with contextlib.ExitStack() as stack:
+            # Two connections that nobody accepts fill its backlog; Linux drops what comes then.
+            full = stack.enter_context(socket.socket())
+            full.bind(("127.0.0.2", port))
+            full.listen(0)
+            for _ in range(2):
+                waiting = stack.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(("127.0.0.2", port))
+            found = [
+                (socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{n}", port)) for n in (2, 1)
+            ]
+            monkeypatch.setattr(socket, "getaddrinfo", lambda *args: found)
+            rung = threading.Event()
+            bell: Any = SimpleNamespace(ring=rung.set)
+            call = singleuser.Call(server.url, {"spawn_id": "a"}, "secret", bell)
+            assert rung.wait(singleuser.REQUEST_DEADLINE), "it hangs at the first"
+    assert call.problem == "an answer that cannot be read (KeyError)"
+    assert server.received
 
 
 NAMES = st.sampled_from([b"Content-Length", b"content-length", b"CONTENT-LENGTH"])
