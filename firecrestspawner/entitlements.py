@@ -128,11 +128,10 @@ async def _ask(mine: Secret, firecrest: FirecREST, system: str, features: Featur
         ),
         ask(features()) if features is not None else _nothing(),
     )
-    accounts = info.get("accounts") if isinstance(info, dict) else None
     if info is partitions is reservations is None:
         return Hints(problem=UNKNOWN)
     return Hints(
-        account=_hints(accounts, lambda row: "default" if row.get("default") is True else ""),
+        account=_accounts(info if isinstance(info, dict) else {}),
         partition=_hints(partitions, _partition, _nodes),
         reservation=_hints(reservations, _reservation),
         constraint=_hints(
@@ -145,6 +144,13 @@ async def _ask(mine: Secret, firecrest: FirecREST, system: str, features: Featur
 
 async def _nothing() -> None:
     """Nobody wants to know."""
+
+
+def _accounts(info: Mapping[str, Any]) -> tuple[Hint, ...]:
+    """Those of Slurm's database. Without one (PBS), projects go by the names of groups."""
+    if isinstance(info.get("accounts"), list):
+        return _hints(info["accounts"], lambda row: "default" if row.get("default") is True else "")
+    return _hints(info.get("groups"), lambda row: "your group")
 
 
 def _hints(

@@ -69,6 +69,15 @@ async def test_what_is_answered_becomes_hints() -> None:
     assert found.public()["account"][0] == {"value": "proj1", "label": "default", "nodes": None}
 
 
+async def test_without_accounts_a_users_groups_are_offered() -> None:
+    """FirecREST's UserInfoResponse: ``accounts`` may be null, ``groups`` is a list."""
+    groups = [{"id": "1001", "name": "proj7"}, {"id": "100", "name": "users"}]
+    found = await hints(Api(userinfo={"groups": groups, "accounts": None}))
+    assert found.account == (Hint("proj7", "your group"), Hint("users", "your group"))
+    found = await hints(Api(userinfo={"groups": groups, "accounts": []}))
+    assert found.account == ()
+
+
 async def test_any_number_of_tabs_makes_one_set_of_requests_with_the_users_own_token() -> None:
     """C3, S5."""
     desk, api = Desk(), Api()
