@@ -67,7 +67,10 @@ async def made(spawner: Any) -> tuple[Settings, dict[str, str]]:
         if listed and len(names) < 2 and not here.fields:
             # The form has no such entry, either: the site offers its profiles and nothing else.
             raise OptionsError(f"There is no profile called {profiles.CUSTOM!r}.")
-        return here, options.parse(wanted, here.fields)
+        chosen = options.parse(wanted, here.fields)
+        partition = chosen.get("partition") or here.defaults(chosen).get("partition") or ""
+        options.check_limits(chosen, here.fields, str(partition))
+        return here, chosen
     sets = profile.chosen(wanted)
     here = submission.of_system(spawner, options.choose_system(sets, names, default))
     return preset(here, profile, sets), {}

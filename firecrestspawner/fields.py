@@ -90,8 +90,9 @@ class Field:
     a directive. Only these two work on a system that ignores directives.
 
     The rest is what a site says: ``choices`` (what is sent, and how it is shown; none for
-    anything), a further ``pattern``, bounds, the ``default`` of an empty field, and the directories
-    a path lies ``under`` (with ``{username}`` for the cluster user).
+    anything), a further ``pattern``, bounds, the ``default`` of an empty field, the directories a
+    path lies ``under`` (with ``{username}`` for the cluster user), and the ``limits`` of each
+    partition: the most there is of other fields.
     """
 
     name: str
@@ -108,6 +109,7 @@ class Field:
     maximum: str = ""
     default: str = ""
     under: tuple[str, ...] = ()
+    limits: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def read(self, value: Any) -> str:
         """The value as text. Raises OptionsError naming the field."""
@@ -197,7 +199,7 @@ FIELDS = {
 
 #: What a site may say of a field.
 WISHES = (
-    *("choices", "pattern", "minimum", "maximum", "under", "default"),
+    *("choices", "pattern", "minimum", "maximum", "under", "limits", "default"),
     *("label", "hint", "example"),
 )
 
@@ -212,6 +214,7 @@ def narrowed(given: Field, wishes: Mapping[str, Any]) -> Field:
         hint=_text(wishes, "hint", given.hint),
     )
     made = replace(made, pattern=_pattern(wishes), under=_directories(made, wishes))
+    made = replace(made, limits=_limits(made, wishes.get("limits", {})))
     made = replace(made, minimum=_bound(made, "minimum", wishes))
     made = replace(made, maximum=_bound(made, "maximum", wishes))
     if "choices" in wishes:
@@ -241,6 +244,22 @@ def _bound(made: Field, bound: str, wishes: Mapping[str, Any]) -> str:
     if made.kind.measure is None:
         raise ValueError(f"a {made.kind.name} has no {bound}")
     return _read(made, bound, wishes[bound])
+
+
+def _limits(made: Field, given: Any) -> dict[str, dict[str, str]]:
+    if given and made.name != "partition":
+        raise ValueError("only partitions have 'limits'")
+    if not isinstance(given, Mapping) or not all(isinstance(m, Mapping) for m in given.values()):
+        raise ValueError(
+            "'limits' says what is the most in a partition, such as {'debug': {'runtime': '30'}}"
+        )
+    found: dict[str, dict[str, str]] = {}
+    for partition, most in given.items():
+        for name, value in most.items():
+            if name not in FIELDS or FIELDS[name].kind.measure is None:
+                raise ValueError(f"'limits': {name!r} is no field with a most")
+            found.setdefault(partition, {})[name] = _read(FIELDS[name], "limits", value)
+    return found
 
 
 def _choices(made: Field, given: Any) -> dict[str, str]:

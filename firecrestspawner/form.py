@@ -59,6 +59,15 @@ class Panel:
             found[field.name] = field.choices.get(str(value), str(value)) if value else field.unset
         return found
 
+    @property
+    def limits(self) -> dict[str, Mapping[str, str]]:
+        """The most there is of a field in each partition; under "" in the one of an empty field."""
+        field = self.settings.fields.get("partition")
+        if field is None or not field.limits:
+            return {}
+        usual = field.default or str(self.settings.requests.get("partition", ""))
+        return {**field.limits, "": field.limits.get(usual, {})}
+
     def same_fields(self, other: Panel) -> bool:
         """Whether one set of fields serves both systems."""
         return (self.fields, self.empty, self.lost) == (other.fields, other.empty, other.lost)

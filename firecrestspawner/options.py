@@ -53,6 +53,26 @@ def parse(options: Mapping[str, Any], fields: Mapping[str, Field]) -> dict[str, 
     return chosen
 
 
+def check_limits(chosen: Mapping[str, str], fields: Mapping[str, Field], partition: str) -> None:
+    """Raise OptionsError for more than any of the job's partitions has.
+
+    ``partition`` is where the job waits, several separated by commas; what the site says of it are
+    the ``limits`` of the field of that name.
+    """
+    limits = fields["partition"].limits if "partition" in fields else {}
+    for name, value in chosen.items():
+        most = [limits.get(each, {}).get(name, "") for each in partition.split(",")]
+        measure = fields[name].kind.measure
+        if measure is None or not all(most):
+            continue
+        widest = max(most, key=measure)
+        if measure(value) > measure(widest):
+            raise OptionsError(
+                f"{fields[name].label}: {shown(value)} cannot be had in the partition "
+                f"{partition.replace(',', ' or ')}; ask for at most {widest} (option {name!r})."
+            )
+
+
 def from_form(form: Mapping[str, Sequence[Any]]) -> dict[str, str]:
     """The posted form as options; the Hub gives a list of values for each name.
 

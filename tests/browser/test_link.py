@@ -91,6 +91,33 @@ def test_without_a_link_the_form_is_as_it_was(browser: Chrome, tmp_path: Path):
         assert said(browser) == ""
 
 
+def test_a_job_asks_for_no_more_than_its_site_says_a_partition_has(browser: Chrome, tmp_path: Path):
+    """As the Hub would refuse it; a run time is read as Slurm reads it."""
+    limits = {"debug": {"runtime": "00:30:00", "nodes": 2}, "long": {"runtime": "2-0"}}
+    fields = {"partition": {"limits": limits}, "runtime": {}, "nodes": {}}
+    config = SpawnerConfig(system="daint", option_fields=fields, req_partition="debug")
+    page = tmp_path / "form.html"
+    text = form.render([form.Panel(settings.on(config, "daint"))], {})
+    page.write_text(f"<!DOCTYPE html><title>Form</title><form>{text}</form>")
+    browser.get(page.as_uri())
+    controls = [browser.find_element(By.NAME, name) for name in ("partition", "runtime", "nodes")]
+    for queue, time, number, told in (
+        ("debug", "30", "2", ["", ""]),
+        ("debug", "31", "3", ["00:30:00", "2"]),
+        ("", "00:30:01", "2", ["00:30:00", ""]),
+        ("long", "48:00:00", "99", ["", ""]),
+        ("long", "2-1", "", ["2-0", ""]),
+        ("long", "2880:01", "", ["2-0", ""]),
+        ("other", "9-0", "99", ["", ""]),
+    ):
+        for control, value in zip(controls, (queue, time, number), strict=True):
+            control.clear()
+            control.send_keys(value, Keys.TAB)
+        problems = [control.get_property("validationMessage") for control in controls[1:]]
+        wanted = [f"There is at most {most} in this partition." if most else "" for most in told]
+        assert problems == wanted, (queue, time, number)
+
+
 def test_a_job_is_no_larger_than_its_partition(browser: Chrome, tmp_path: Path):
     """As far as FirecREST tells; what nobody knows is not bounded."""
     config = SpawnerConfig(system="daint", option_fields=["partition", "nodes"])

@@ -76,6 +76,12 @@ def test_a_message_names_what_may_be_had() -> None:
         ("account", {"default": "--uid=0"}, "default"),
         ("workdir", {"under": ["scratch"]}, "under"),
         ("workdir", {"under": "/scratch"}, "under"),
+        ("nodes", {"limits": {"debug": {"runtime": "30"}}}, "only partitions"),
+        ("partition", {"limits": ["debug"]}, "'limits' says"),
+        ("partition", {"limits": {"debug": "30"}}, "'limits' says"),
+        ("partition", {"limits": {"debug": {"time": "30"}}}, "'time' is no field"),
+        ("partition", {"limits": {"debug": {"qos": "lone"}}}, "'qos' is no field"),
+        ("partition", {"limits": {"debug": {"runtime": "soon"}}}, "'limits' is no value"),
     ],
 )
 def test_a_wish_that_cannot_be_is_named(name: str, wishes: dict[str, Any], named: str) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from firecrestspawner import options
 from firecrestspawner.client import System
 from firecrestspawner.errors import OptionsError
-from firecrestspawner.fields import FIELDS
+from firecrestspawner.fields import FIELDS, narrowed
 
 ALL = list(FIELDS)
 
@@ -128,3 +128,40 @@ def test_what_a_system_ignores_is_named() -> None:
     hybrid = System("daint", connection_mode="hybrid")
     assert options.ignored(names, hybrid) == ["runtime", "options", "gres", "sites_own"]
     assert options.ignored(names, System("daint")) == []
+
+
+LIMITS = {"debug": {"runtime": "00:30:00", "nodes": 2}, "long": {"runtime": "2-0"}}
+
+
+@pytest.mark.parametrize(
+    ("partition", "chosen"),
+    [
+        ("debug", {"runtime": "30", "nodes": "2"}),
+        ("debug", {"memory": "900G", "account": "proj1"}),
+        ("long", {"runtime": "48:00:00", "nodes": "99"}),
+        ("debug,long", {"runtime": "2-0", "nodes": "99"}),
+        ("debug,other", {"runtime": "9-0"}),
+        ("", {"runtime": "9-0"}),
+    ],
+)
+def test_what_a_partition_has_may_be_asked_for(partition: str, chosen: dict[str, str]) -> None:
+    fields = {**FIELDS, "partition": narrowed(FIELDS["partition"], {"limits": LIMITS})}
+    options.check_limits(chosen, fields, partition)
+    options.check_limits({"runtime": "9-0"}, {"runtime": FIELDS["runtime"]}, "debug")
+
+
+@pytest.mark.parametrize(
+    ("partition", "chosen", "words"),
+    [
+        ("debug", {"runtime": "31"}, r"Run time: '31' cannot .* partition debug; .* 00:30:00"),
+        ("debug", {"nodes": "3"}, r"Nodes: .* at most 2 \(option 'nodes'\)"),
+        ("debug,long", {"runtime": "49:00:00"}, r"debug or long; ask for at most 2-0"),
+    ],
+)
+def test_more_than_any_of_its_partitions_has_is_refused(
+    partition: str, chosen: dict[str, str], words: str
+) -> None:
+    """Before anything is submitted: many a Slurm would let the job wait for ever."""
+    fields = {**FIELDS, "partition": narrowed(FIELDS["partition"], {"limits": LIMITS})}
+    with pytest.raises(OptionsError, match=words):
+        options.check_limits(chosen, fields, partition)

@@ -157,3 +157,17 @@ def test_what_a_profile_refers_to_is_looked_for_at_start_up(
         {"display_name": "x", "spawner_override": override}
     ]
     assert named in submission.unworkable(app)
+
+
+@pytest.mark.parametrize("named", [{"partition": "debug"}, {}])
+async def test_a_partitions_limit_holds_also_where_it_is_the_usual_one(
+    scene: Scene, named: dict[str, str]
+) -> None:
+    scene.config.FirecRESTSpawner.profile_list = []
+    limits = {"debug": {"runtime": "30"}}
+    scene.config.FirecRESTSpawner.option_fields = {"partition": {"limits": limits}, "runtime": {}}
+    scene.config.FirecRESTSpawner.req_partition = "debug"
+    await prepared(scene, runtime="30", **named)
+    with pytest.raises(OptionsError, match="at most 30"):
+        await prepared(scene, runtime="31", **named)
+    await prepared(scene, runtime="31", partition="long")
