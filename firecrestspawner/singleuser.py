@@ -418,9 +418,9 @@ def connect(url: SplitResult) -> socket.socket:
     """A connection to the Hub; for https its name is checked against the system's authorities."""
     secure, host = url.scheme == "https", url.hostname or ""
     if secure:
-        import ssl  # for those who need it: it costs as much as half of the others
+        import ssl  # slow, too
 
-    # Of several addresses the first may be one that drops what comes: there is time for others.
+    # The first of several addresses may drop what comes: there is time for others.
     port = url.port or (443 if secure else 80)
     plain = socket.create_connection((host, port), REQUEST_DEADLINE / 3)
     plain.settimeout(REQUEST_DEADLINE)
@@ -436,8 +436,7 @@ def connect(url: SplitResult) -> socket.socket:
 def post(hub: socket.socket, url: SplitResult, body: bytes) -> tuple[int, bytes]:
     """Status and content of the answer to one request (RFC 9112), ANSWER_LIMIT + 1 bytes at most.
 
-    Raises OSError when it breaks off, ValueError when it is no HTTP/1. Not by http.client: to
-    import it, and with it Python's e-mail package, takes longer than all the rest.
+    Raises OSError when it breaks off, ValueError when it is no HTTP/1. http.client imports slowly.
     """
     host = url.netloc.rpartition("@")[2]
     if not host.isascii():  # it was looked up so, too
@@ -472,7 +471,7 @@ def read_head(answer: BinaryIO) -> tuple[int, dict[bytes, bytes]]:
 
 def read_content(answer: BinaryIO, headers: dict[bytes, bytes]) -> bytes:
     if headers.get(b"transfer-encoding", b"identity") != b"identity":
-        text = bytearray()  # it grows in place: there may be a million chunks
+        text = bytearray()  # grows in place
         while len(text) <= ANSWER_LIMIT:
             size = length(read_line(answer).partition(b";")[0], 16)
             if not size:
