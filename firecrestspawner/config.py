@@ -85,7 +85,7 @@ class SpawnerConfig(Configurable):
         help=f"What users may choose for themselves, out of: {', '.join(FIELDS)}. The form shows "
         "these fields, and the REST API takes them as ``user_options``. As a dict it says of each "
         "what a site wants of it: ``choices``, ``minimum``, ``maximum``, ``pattern``, ``under``, "
-        "``default``, ``label``, ``hint``, ``example``. "
+        "``limits``, ``default``, ``label``, ``hint``, ``example``. "
         "Example: ``{'runtime': {'maximum': '12:00:00', 'default': '01:00:00'}, 'account': {}}``",
     ).tag(config=True)
 
