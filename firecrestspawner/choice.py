@@ -68,7 +68,7 @@ async def made(spawner: Any) -> tuple[Settings, dict[str, str]]:
             # The form has no such entry, either: the site offers its profiles and nothing else.
             raise OptionsError(f"There is no profile called {profiles.CUSTOM!r}.")
         chosen = options.parse(wanted, here.fields)
-        partition = chosen.get("partition") or here.defaults(chosen).get("partition") or ""
+        partition = here.values(chosen).get("partition") or ""
         options.check_limits(chosen, here.fields, str(partition))
         return here, chosen
     sets = profile.chosen(wanted)

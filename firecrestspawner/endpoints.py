@@ -177,14 +177,14 @@ class HintsHandler(_Endpoint):
             return (await store.get(user)).access_token
 
         cluster = spawner._cluster(system)
-        wants_features = spawner.offers(system, "constraint")
+        counted = {"features": cluster.features} if spawner.offers(system, "constraint") else {}
         hints = self.desk.get(
             (user.id, user.name),
             cluster.firecrest,
             system,
             token,
             age=spawner.hint_age,
-            features=cluster.features if wants_features else None,
+            **counted,
         )
         return (await self.in_time(hints, HINTS_DEADLINE)).public()
 

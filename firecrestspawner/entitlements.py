@@ -17,7 +17,7 @@ from typing import Any
 
 from .client import FirecREST
 from .errors import Error
-from .fields import FEATURES, WORD, Kind
+from .fields import FEATURES, WORD
 from .models import Secret
 from .shared import Shared
 
@@ -62,6 +62,10 @@ class Hints:
 Features = Callable[[], Awaitable[Mapping[str, int]]]
 
 
+async def _no_features() -> Mapping[str, int]:
+    return {}
+
+
 class _Slip:
     """One user's hints for one system. Whoever asks last is whose ``token`` gets them: who asked
     first may be gone, with another under the same number (SQLite gives those of the deleted again).
@@ -71,7 +75,7 @@ class _Slip:
     def __init__(self, firecrest: FirecREST, system: str) -> None:
         self._about = firecrest, system
         self.token: Callable[[], Awaitable[Secret]]
-        self.features: Features | None
+        self.features: Features
         self.hints = Shared(self._fetch)
 
     async def _fetch(self) -> Hints:
@@ -92,7 +96,7 @@ class Desk:
         token: Callable[[], Awaitable[Secret]],
         *,
         age: float,
-        features: Features | None = None,
+        features: Features = _no_features,
     ) -> Hints:
         """What ``user`` (any key) may use on ``system``, asked anew when older than ``age`` s.
 
@@ -113,7 +117,7 @@ class Desk:
             return Hints(problem=error.message)
 
 
-async def _ask(mine: Secret, firecrest: FirecREST, system: str, features: Features | None) -> Hints:
+async def _ask(mine: Secret, firecrest: FirecREST, system: str, features: Features) -> Hints:
     async def ask(answer: Awaitable[Any]) -> Any:
         try:
             return await answer
@@ -126,7 +130,7 @@ async def _ask(mine: Secret, firecrest: FirecREST, system: str, features: Featur
             ask(firecrest.status(mine, system, what))
             for what in ("userinfo", "partitions", "reservations")
         ),
-        ask(features()) if features is not None else _nothing(),
+        ask(features()),
     )
     if info is partitions is reservations is None:
         return Hints(problem=UNKNOWN)
@@ -134,16 +138,14 @@ async def _ask(mine: Secret, firecrest: FirecREST, system: str, features: Featur
         account=_accounts(info if isinstance(info, dict) else {}),
         partition=_hints(partitions, _partition, _nodes),
         reservation=_hints(reservations, _reservation),
-        constraint=_hints(
-            [{"name": name, "totalNodes": count} for name, count in (counted or {}).items()],
-            lambda row: _amount(row["totalNodes"]),
-            kind=FEATURES,
-        ),
+        constraint=_constraints(counted or {}),
     )
 
 
-async def _nothing() -> None:
-    """Nobody wants to know."""
+def _constraints(counted: Mapping[str, int]) -> tuple[Hint, ...]:
+    """The features that a user could write into the field."""
+    found = (name for name in sorted(counted) if re.fullmatch(FEATURES.pattern, name, re.ASCII))
+    return tuple(Hint(name, _amount(counted[name])) for name in found)[:LONGEST]
 
 
 def _accounts(info: Mapping[str, Any]) -> tuple[Hint, ...]:
@@ -157,14 +159,13 @@ def _hints(
     rows: Any,
     label: Callable[[Mapping[str, Any]], str],
     nodes: Callable[[Mapping[str, Any]], int | None] = lambda row: None,
-    kind: Kind = WORD,
 ) -> tuple[Hint, ...]:
     """The names in ``rows`` that a user could choose. What is not of the API's form is left out."""
 
     def found() -> Iterator[Hint]:
         for row in rows if isinstance(rows, list) else ():
             name = row.get("name") if isinstance(row, dict) else None
-            if isinstance(name, str) and re.fullmatch(kind.pattern, name, re.ASCII):
+            if isinstance(name, str) and re.fullmatch(WORD.pattern, name, re.ASCII):
                 yield Hint(name, label(row), nodes(row))
 
     return tuple(sorted(set(found()), key=lambda hint: hint.value))[:LONGEST]

@@ -194,7 +194,7 @@ class Guard:
         if not semaphore.locked():
             await semaphore.acquire()
             return
-        # Not wait_for(): until Python 3.12 it loses a cancellation that comes with the turn.
+        # Not in_time(): who is cancelled as the turn comes has to give it back.
         turn = asyncio.ensure_future(semaphore.acquire())
         try:
             await asyncio.wait({turn}, timeout=deadline - time.monotonic())

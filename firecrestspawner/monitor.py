@@ -49,7 +49,7 @@ class JobMonitor:
     Attributes
     ----------
     snapshot: the jobs as they were last seen, by id; replaced as a whole.
-    first_load: set once there is a snapshot. ``wait_for(first_load.wait(), seconds)`` harms nobody
+    first_load: set once there is a snapshot. ``in_time(first_load.wait(), seconds)`` harms nobody
         else who waits, as giving up a shared future would.
     """
 

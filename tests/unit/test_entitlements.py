@@ -52,8 +52,8 @@ async def hints(
             raise features
         return features
 
-    counting = None if features is None else counted
-    return await (desk or Desk()).get(user, api, system, token, age=60, features=counting)
+    wanted = {} if features is None else {"features": counted}
+    return await (desk or Desk()).get(user, api, system, token, age=60, **wanted)
 
 
 async def test_what_is_answered_becomes_hints() -> None:
