@@ -162,6 +162,14 @@ async def test_a_database_connection_that_broke_does_not_cost_a_login(
         await store.renew(row)
 
 
+async def test_what_is_stored_already_is_not_committed_again(row: Row) -> None:
+    """R8: a commit keeps the event loop for milliseconds, and each refresh asks for this."""
+    vault, row.broken = UserVault(row), 9
+    stored = row.encrypted_auth_state
+    assert vault.swap(stored, stored)
+    assert not vault.swap(b"another", b"another")
+
+
 async def test_a_lost_encryption_key_means_a_login_and_no_crash(
     issuer: Issuer, row: Row, provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
