@@ -186,6 +186,7 @@ _STATES = {
 
 #: What the launcher says at its end (singleuser.py).
 _REASONS = (
+    (r"ended by the Hub: the job's time is nearly over", TIME),
     (r"\S+ not found on the node", NO_COMMAND),
     (r"no free port in ", NO_PORT),
     (r"\S+ cannot be run on the node", NO_COMMAND),

@@ -27,6 +27,9 @@ from .models import Secret
 #: The largest request body that is looked at, in bytes; the longest honest message is about 2 KiB.
 MAX_BODY = 16 * 1024
 
+#: Why a server ends before its job's time limit does it (causes.py reads it).
+TIME_IS_UP = "the job's time is nearly over"
+
 _SPAWN_ID = re.compile(r"[0-9a-f]{16}")
 _NONCE = re.compile(r"[0-9a-f]{32}")
 _JOB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\[\]@:+-]{0,99}")
@@ -283,6 +286,10 @@ class Line:
         """The proof that the Hub no longer wants this job."""
         key = self.ticket_secret if at_hello else self.secret
         return verdict(self.spawn_id, "ended", key, reason=self.ended)
+
+    def time_is_up(self) -> dict[str, Any]:
+        """The proof that the server is to save and end, although nobody has stopped it."""
+        return verdict(self.spawn_id, "ended", self.secret, reason=TIME_IS_UP)
 
 
 def next_call(servers: int, *, rate: float = 20.0, low: int = 15, high: int = 3000) -> int:

@@ -359,6 +359,16 @@ class SpawnerConfig(Configurable):
         "from the earliest on the home page warns, too. Empty for never.",
     ).tag(config=True)
 
+    walltime_grace = Integer(
+        60,
+        min=0,
+        help="Seconds before a job's time limit at which its server is ended, so that kernels can "
+        "save: SIGTERM, and SIGKILL after ``grace``. At most a tenth of the limit is taken for it. "
+        "Ended is only what FirecREST, asked just then, says is near its limit: a job that was "
+        "extended goes on. While nobody can say, and with 0, the scheduler's own signals end the "
+        "server; 0 is also for sites where jobs may run over their limit (Slurm's OverTimeLimit).",
+    ).tag(config=True)
+
     notebook_tokens = Bool(
         True,
         help="Whether a running server may fetch its user's access token from the Hub, for code in "

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from . import channel, submission
-from .errors import ChannelError
+from .deadline import in_time
+from .errors import ChannelError, Error
+from .models import Job
 from .progress import Stage
 from .spawn import Spawn
 from .stored import StoredSpawner
 
 #: Seconds between looks while something is awaited that no message announces.
 LOOK = 2.0
+#: Seconds that a job's call waits for FirecREST's word on the job; it hangs up after ten.
+PATIENCE = 5.0
+#: Seconds until a server calls again that should have ended, had anybody said so.
+OVERDUE = 5
+#: No more of a job's time limit is kept for saving.
+MOST_OF_IT = 0.1
 
 
 class ConversingSpawner(StoredSpawner):
@@ -42,13 +52,12 @@ class ConversingSpawner(StoredSpawner):
                 spawn.reported = message
                 self._save()
             self._news.set()
+        elif isinstance(message, channel.Alive) and await self._is_time_up(spawn):
+            return spawn.line.time_is_up()
         if spawn.line.ended:
             spawn.told = True
             return spawn.line.farewell()
-        # Until its address is accepted a server calls often: it may have to be told to end.
-        return spawn.line.alive(
-            channel.next_call(len(self._switchboard)) if spawn.address else int(LOOK)
-        )
+        return spawn.line.alive(self._next_call(spawn))
 
     def _hear_hello(self, spawn: Spawn, hello: channel.Hello) -> dict[str, Any]:
         first = spawn.line.greet(hello)
@@ -76,3 +85,49 @@ class ConversingSpawner(StoredSpawner):
         """Let the Hub know at once that a running server has ended."""
         if isinstance(message, channel.Exiting) and self.ready:
             await self.poll_and_notify()
+
+    # -- the job's time limit ----------------------------------------------------------------
+
+    def _next_call(self, spawn: Spawn) -> int:
+        """Seconds until the job is to call again."""
+        # Until its address is accepted a server calls often: it may have to be told to end.
+        pause = channel.next_call(len(self._switchboard)) if spawn.address else int(LOOK)
+        due = self._due(spawn)
+        return pause if due is None else min(pause, max(math.ceil(due), OVERDUE))
+
+    def _due(self, spawn: Spawn) -> float | None:
+        """Seconds until the server should end, to have saved before its job's time limit.
+
+        None where that is left to the scheduler, or nobody has said how much time there is.
+        """
+        watch = self._watch
+        if watch is None or watch.job is None or not self.walltime_grace:
+            return None
+        left = watch.time_left(self._cluster(spawn.system).monitor.clock())
+        return None if left is None else left - self._walltime_grace(watch.job)
+
+    def _walltime_grace(self, job: Job) -> float:
+        return min(self.walltime_grace, (job.limit or 0) * MOST_OF_IT)
+
+    async def _is_time_up(self, spawn: Spawn) -> bool:
+        """Whether the server is to end now. An answer by id has to show it: a row of a list is a
+        hint, and the job may have been extended. Without one that is left to the scheduler (R1).
+        """
+        due, watch = self._due(spawn), self._watch
+        if due is None or due > 0 or watch is None:
+            return False
+        monitor = self._cluster(spawn.system).monitor
+        if monitor.clock() - watch.asked_at < LOOK:
+            return False  # nobody can have the account ask without end
+        try:
+            job = await in_time(monitor.confirm(watch), PATIENCE)
+        except (Error, asyncio.TimeoutError) as error:
+            self.log.info("%s: how much time its job has left: %s", self._log_name, error)
+            return False
+        if job is None or job.time_left is None or job.time_left > self._walltime_grace(job):
+            return False
+        self.log.info(
+            "%s: job %s has %s s left: its server is told to save and end",
+            self._log_name, spawn.job_id, job.time_left,
+        )  # fmt: skip
+        return True

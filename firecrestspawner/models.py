@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .states import JobState as JobState  # whoever reads a job reads its state
@@ -73,6 +73,8 @@ class Job:
     limit: int | None = None
     exit_code: int | None = None
     signal: int | None = None
+    #: No news by itself: it is another at each look.
+    elapsed: int | None = field(default=None, compare=False)
 
     @classmethod
     def from_api(cls, row: Any) -> Job:
@@ -114,11 +116,23 @@ class Job:
             limit=_seconds(times.get("limit")),
             exit_code=code,
             signal=signal,
+            elapsed=_number(times.get("elapsed")),
         )
 
     def belongs_to(self, user: str, name: str) -> bool:
         """True when user and job name agree with what was submitted (R10)."""
         return self.user == user and self.name == name
+
+    @property
+    def time_left(self) -> int | None:
+        """Seconds until a running job's time limit, when this was told; None where nothing tells.
+
+        Counted by the scheduler: it knows what is not in start and limit, such as clocks, time
+        zones, and time in which the job was suspended.
+        """
+        if self.state is not JobState.RUNNING or self.limit is None or self.elapsed is None:
+            return None
+        return self.limit - min(max(self.elapsed, 0), self.limit)
 
     @property
     def exit_status(self) -> int:

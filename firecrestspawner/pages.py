@@ -71,26 +71,21 @@ def overview(
     ready: bool,
     stopping: bool,
     warning: int,
-    now: float | None = None,
+    left: float | None,
 ) -> Overview:
     """What there is to say of the server ``name``, from what the Hub already knows (C3).
 
     ``job`` is the monitor's last word on its job, ``host`` where the server itself says it is.
-    ``ready`` and ``stopping`` are the Hub's, and newer than that. ``warning`` is minutes. The end
-    is start plus limit. A job that is suspended has none, for the scheduler moves it; and a start
-    that is yet to come was told by another clock.
+    ``ready`` and ``stopping`` are the Hub's, and newer than that. ``warning`` is minutes, ``left``
+    seconds.
     """
-    now = time.time() if now is None else now
-    left = None
-    if job is not None and job.state is JobState.RUNNING and job.start and job.limit:
-        left = max(0, int(job.start + job.limit - now)) if job.start < now + A_MINUTE else None
     return Overview(
         name=name,
         system=system,
         job_id=job_id,
         state=_state(job, job_id, ready=ready, stopping=stopping),
         node=(job.nodes if job is not None else "") or host,
-        left=left,
+        left=None if left is None else int(left),
         warning=A_MINUTE * warning,
     )
 

@@ -263,11 +263,12 @@ class StoredSpawner(SpawnerConfig, Spawner):
 
     def overview(self) -> Overview | None:
         """What the home page says of this server; None while it has no job. Reads memory (C3)."""
-        spawn = self.spawn
+        spawn, watch = self.spawn, self._watch
         if spawn is None:
             return None
+        clock = self._cluster(spawn.system).monitor.clock
         return overview(
-            self._watch.job if self._watch else None,
+            watch.job if watch else None,
             name=self.name,
             system=spawn.system,
             job_id=spawn.job_id,
@@ -275,6 +276,7 @@ class StoredSpawner(SpawnerConfig, Spawner):
             ready=self.ready,
             stopping=bool(spawn.line.ended),
             warning=max(self.walltime_warnings, default=0),
+            left=watch.time_left(clock()) if watch else None,
         )
 
     # -- a start that is taken up again ---------------------------------------------------------

@@ -40,8 +40,9 @@ class Watch:
     seconds, 0 if unknown). ``confirmed`` is the last answer by id whose user and name agreed;
     ``hint`` the last list row. ``stranger`` is true when a query by id showed the number to be
     somebody else's job. ``began`` is when the job was seen to have begun (Unix seconds, the
-    cluster's). ``vain`` counts the queries by id since the last that told something new although a
-    list had announced it. ``changed`` is set at all news. All other times are of one clock.
+    cluster's). ``over_at`` is when its time limit ends it, as last told. ``vain`` counts the
+    queries by id since the last that told something new although a list had announced it.
+    ``changed`` is set at all news. All other times are of one clock.
     """
 
     job_id: str
@@ -53,6 +54,7 @@ class Watch:
     hint: Job | None = None
     stranger: bool = False
     began: int | None = None
+    over_at: float | None = None
     lost_since: float | None = None
     disagrees_since: float | None = None
     absent_since: float | None = None
@@ -87,6 +89,14 @@ class Watch:
         """Whether user and name agree with what was submitted (R10)."""
         return job.belongs_to(self.user, self.name)
 
+    def time_left(self, now: float) -> float | None:
+        """Seconds until the job reaches its time limit; None where it does not run, or has none."""
+        return None if self.over_at is None else max(0.0, self.over_at - now)
+
+    def _time(self, job: Job, now: float) -> None:
+        left = job.time_left
+        self.over_at = None if left is None else now + left
+
     def _news(self, now: float) -> None:
         self.news_at = now
         self.changed.set()
@@ -102,9 +112,11 @@ class Watch:
             return False
         if row is None or self._is_former(row):
             return now - self.asked_at >= max(MISSING_RECHECK, self._pause(MISSING_RECHECK))
-        if self.is_ours(row) and row != self.hint:
-            self.hint = row
-            self._news(now)
+        if self.is_ours(row):
+            self._time(row, now)
+            if row != self.hint:
+                self.hint = row
+                self._news(now)
         return self._announces(row) and now - self.asked_at >= self._pause(fast)
 
     def _announces(self, row: Job) -> bool:
@@ -147,6 +159,7 @@ class Watch:
         self.stranger, self.disagrees_since = False, None
         if self._is_former(job) or self._may_come_back(job, now):
             return None
+        self._time(job, now)
         if job.state is JobState.RUNNING:
             self.began = job.start or self.began
         if job != self.confirmed:

@@ -120,11 +120,30 @@ def test_a_job_that_dies_without_a_word_is_shown_as_stopped(site: SlurmSite, ali
 
 def test_a_job_at_its_time_limit_is_shown_as_stopped(site: SlurmSite, alice: Person):
     """R1, S10: the server gets Slurm's SIGTERM, saves, and says goodbye."""
-    alice.start()
-    token, job_id = site.api_token("alice"), site.job_id("alice")
+    site.configure("left", walltime_grace=0)
+    alice.start("left")
+    token, job_id = site.api_token("alice", "left"), site.job_id("alice", "left")
     # Limits are whole minutes, looked at every half a minute: this one is over now.
     site.slurm.administer("scontrol", "update", f"JobId={job_id}", "EndTime=now")
-    alice.wait_until_gone(timeout=60.0)
+    alice.wait_until_gone("left", timeout=60.0)
     assert site.end(job_id) == "TIMEOUT"
     assert site.hub_status(token) == 403
     assert "stopped by SIGTERM" in site.log_of("alice", job_id)
+
+
+@pytest.mark.timeout(240)
+def test_a_server_ends_before_its_jobs_limit_wherever_that_has_been_moved(
+    site: SlurmSite, alice: Person
+):
+    """Of a minute that became two, a tenth is left for saving."""
+    site.configure("extended", batch_script=script("--time=1"))
+    alice.start("extended")
+    job_id = site.job_id("alice", "extended")
+    site.slurm.administer("scontrol", "update", f"JobId={job_id}", "TimeLimit=2")
+    alice.wait_until_gone("extended", timeout=150.0)
+    assert site.end(job_id) == "COMPLETED"
+    columns = ("-X", "-n", "-P", "-o", "ElapsedRaw,TimelimitRaw", "-j", job_id)
+    elapsed, limit = map(int, site.slurm.administer("sacct", *columns).strip().split("|"))
+    assert limit == 2
+    assert 100 <= elapsed < 120
+    assert "ended by the Hub: the job's time is nearly over" in site.log_of("alice", job_id)

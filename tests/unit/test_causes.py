@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from firecrestspawner.causes import Cause, Traces, cause_of, cause_of_refusal
+from firecrestspawner.channel import TIME_IS_UP
 from firecrestspawner.models import Job, JobState
 from firecrestspawner.script import launcher_command
 
@@ -57,6 +58,7 @@ def test_the_end_of_a_log_tells_the_cause(name: str, log: str) -> None:
         ),
         (Traces(exit_reason="killed by signal 9 (Killed), perhaps out of memory"), "killed"),
         (Traces(exit_reason="stopped by SIGTERM", walltime=20), "time-limit"),
+        (Traces(exit_reason=f"ended by the Hub: {TIME_IS_UP}", exit_code=0), "time-limit"),
         (Traces(exit_reason="stopped by SIGTERM", walltime=3000), "stopped"),
         (Traces(exit_reason="stopped by SIGTERM"), "stopped"),
         (Traces(exit_code=0, exit_reason="exited with code 0", walltime=3000), "shut-down"),

@@ -54,6 +54,31 @@ def test_no_page_has_to_count_with_a_time_that_is_none(odd: object) -> None:
     assert (job.start, job.limit, job.end) == (None, None, None)
 
 
+@pytest.mark.parametrize(
+    ("state", "times", "left"),
+    [
+        ("RUNNING", {"elapsed": 6, "limit": 300}, 294),
+        ("RUNNING", {"elapsed": 0, "limit": 300}, 300),
+        ("RUNNING", {"elapsed": 400, "limit": 300}, 0),
+        ("RUNNING", {"elapsed": -9, "limit": 300}, 300),
+        ("RUNNING", {"elapsed": 6, "limit": None}, None),
+        ("RUNNING", {"start": 1795410526, "limit": 300}, None),
+        ("SUSPENDED", {"elapsed": 6, "limit": 300}, None),
+        ("PENDING", {"elapsed": 0, "limit": 300}, None),
+    ],
+)
+def test_the_time_left_is_what_the_scheduler_has_not_counted_yet(
+    state: str, times: dict[str, int | None], left: int | None
+) -> None:
+    row = {**ROW, "status": {"state": state}, "time": times}
+    assert Job.from_api(row).time_left == left
+
+
+def test_that_time_passes_is_no_news_of_a_job() -> None:
+    later = {**ROW, "time": {"elapsed": 60, "start": 1795410526, "limit": 300}}
+    assert Job.from_api(ROW) == Job.from_api(later)
+
+
 def test_a_secret_does_not_show_itself() -> None:
     """S1."""
     secret = Secret("hunter2")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from firecrestspawner import pages
@@ -24,8 +23,10 @@ async def test_each_server_that_has_a_job_is_told_of_from_memory(scene: Scene) -
     scene.spawner("idle")
     assert pages.servers(scene.user) == []
     second, first = await submitted(scene, "second", "8"), await submitted(scene, "", "7")
-    now = int(time.time())
-    second._watch.hint = job("8", JobState.RUNNING, start=now - 60, limit=600)
+    monitor = second._cluster("daint").monitor
+    second._watch.listed(
+        job("8", JobState.RUNNING, elapsed=60, limit=600), monitor.clock(), monitor.fast
+    )
     first.spawn.line.ended = "The server was stopped from the Hub."
     calls = list(scene.api.calls)
     told = pages.servers(scene.user)
