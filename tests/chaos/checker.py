@@ -5,7 +5,7 @@ the Hub's word that the start failed, or with the server's own end. The rules:
 
 1. One wish causes one submit at most (R3).
 2. Nobody but its user, and nothing but its own end, ends a job that is known and wanted (R1, R6,
-   R7).
+   R7), or that its time is nearly over: a minute, and a tenth of it, at most.
 3. The Hub takes no server for ended that is not (R1).
 4. Once all faults are over the Hub's belief is the truth: every job that lives belongs to a server
    that is ready, and the other way round; routes and API tokens as well (R6, R7, S10).
@@ -197,6 +197,16 @@ class Checker:
             self.blame(f"job {job.id} is ended ({how}), and it is no server of the Hub's")
         elif wish.wanted:
             self.blame(f"job {job.id} of {wish} is ended ({how}), and nobody asked for that")
+
+    def time_is_up(self, job: TrueJob, left: float, limit: float, *, crossed: bool) -> None:
+        """The Hub ends a server whose job has ``left`` seconds of its ``limit``; ``crossed`` if the
+        job has been extended since the Hub could know that."""
+        wish = self.of(job.spawn_id)
+        if wish is not None and wish.wanted:
+            # Schedulers tell whole seconds.
+            if left > min(60.0, limit / 10) + 1 and not crossed:
+                self.blame(f"{wish} is ended, and its job {job.id} has {left:.0f} s left")
+            wish.over("its time was nearly over")
 
     def takes_for_ended(self, user: str, server: str, job: TrueJob | None) -> None:
         """The Hub says that a server has ended. ``job`` is None if it has none."""

@@ -39,7 +39,8 @@ def mine() -> Launcher:
 
 
 class Launcher:
-    """One launcher process, with its server. ``done`` is called with its exit code."""
+    """One launcher process, with its server. ``stops`` is called when it is about to end that,
+    ``done`` with its exit code."""
 
     def __init__(
         self,
@@ -48,6 +49,7 @@ class Launcher:
         job: Job,
         post: Post,
         note: Callable[..., None],
+        stops: Callable[[], None],
         done: Callable[[int], None],
     ) -> None:
         self._thread = Thread(self._work)
@@ -57,10 +59,8 @@ class Launcher:
         self.caught = 0
         self.server: Server | None = None
         self.session: Any = None
-        #: Why the session ended its server: "", a signal, or the Hub's word.
-        self.stopping = ""
         self.said: list[str] = []
-        self._done = done
+        self.stops, self._done = stops, done
         self._timer: Any = None
         self._rung = False
         self._begun = loop.time()
@@ -124,7 +124,6 @@ class Launcher:
     def _work(self) -> None:
         self.session = singleuser.Session(self.job.blob, {"SLURM_JOB_ID": self.job.id})
         code = self.session.run()
-        self.stopping = self.session.stopping
         self.dead = True
         self.loop.call_soon(self._done, code)
 
@@ -208,7 +207,8 @@ class Server:
     def signal(self, number: int) -> None:
         if self.status is not None:
             return
-        self.launcher.stopping = self.launcher.session.stopping
+        if number == signal.SIGTERM:
+            self.launcher.stops()
         if number == signal.SIGKILL:
             self._die()
         else:

@@ -77,7 +77,7 @@ class Plan:
     """One schedule.
 
     ``filters``: whether FirecREST filters lists by name (2.5.6 does not). ``peaceful``: no job
-    waits in the queue, and none ends by itself.
+    waits in the queue, and none ends by itself. ``short_limits``: jobs come to their time limit.
     """
 
     seed: int
@@ -88,6 +88,7 @@ class Plan:
     crashes: list[Crash] = field(default_factory=list)
     filters: bool = True
     peaceful: bool = False
+    short_limits: bool = False
 
     def lines(self) -> list[str]:
         """The plan for a person."""
@@ -204,6 +205,23 @@ def _killed_start(rng: random.Random, made: Plan) -> None:
         made.windows.append(_window(rng, made.length, made.presses))
 
 
+def _time_limit(rng: random.Random, made: Plan) -> None:
+    """Jobs come near their time limits, are extended or not, and answers about them fail."""
+    made.length, made.short_limits = 900.0, True
+    for user, server in rng.sample(SERVERS, rng.choice((1, 2, 3))):
+        made.presses.append(Press(rng.uniform(0, 5), "start", user, server))
+    for _ in range(rng.choice((0, 1, 2))):
+        place, where, kind = _fault(rng, rng.choice(("list", "job", "channel", "*")))
+        if rng.random() < 0.5:
+            place, where, kind = "firecrest", "list", "forged"
+        begin = rng.uniform(0, 500)
+        end = begin + rng.choice((30.0, 120.0, 400.0))
+        chance = rng.choice((1.0, 0.5))
+        made.windows.append(Window(begin, min(end, made.length), place, kind, where, chance, 5.0))
+    if rng.random() < 0.3:
+        made.crashes.append(_crash(rng, made.length, made.presses))
+
+
 STORIES: dict[str, Callable[[random.Random, Plan], None]] = {
     "anything": _anything,
     "lost submit": _lost_submit,
@@ -211,6 +229,7 @@ STORIES: dict[str, Callable[[random.Random, Plan], None]] = {
     "blind": _blind,
     "bad proxy": _bad_proxy,
     "killed start": _killed_start,
+    "time limit": _time_limit,
 }
 
 # -- what they are made of ---------------------------------------------------------------------

@@ -15,7 +15,8 @@ from unittest import mock
 
 import pytest
 
-from firecrestspawner import client, singleuser, spawn, stored, watch
+from firecrestspawner import client, conversation, singleuser, spawn, stored, watch
+from firecrestspawner.channel import TIME_IS_UP
 from firecrestspawner.errors import FirecRESTError
 from tests.chaos.checker import Belief, Snapshot, TrueJob
 from tests.chaos.plan import SERVERS, STORIES, Plan, Press, Window, plan
@@ -34,6 +35,15 @@ def test_nothing_is_lost_in_a_few_schedules(story: str) -> None:
     for seed in range(SHORT):
         result = run(plan(seed, story))
         assert not result.violations, "\n".join([f"seed {seed}", *result.journal])
+
+
+def test_servers_end_before_their_jobs_time_limits() -> None:
+    journals = [run(plan(seed, "time limit")).journal for seed in range(SHORT)]
+    ended = [line for journal in journals for line in journal if TIME_IS_UP in line]
+    limits = [line for journal in journals for line in journal if "is to end: TIMEOUT" in line]
+    extended = [line for journal in journals for line in journal if "is extended" in line]
+    assert len(ended) > len(limits)
+    assert extended
 
 
 @pytest.mark.parametrize("kind", ["403", "404", "502", "login", "refused"])
@@ -134,6 +144,16 @@ def commit_no_id() -> AbstractContextManager[Any]:
     return mock.patch.object(spawn.Spawn, "to_state", to_state)
 
 
+def believe_a_list_about_time() -> AbstractContextManager[Any]:
+    """A server is ended on the word of a list that its time is over (R1, R7)."""
+
+    async def due(spawner: Any, spawn: Any) -> bool:
+        seconds = spawner._due(spawn)
+        return seconds is not None and seconds <= 0
+
+    return mock.patch.object(conversation.ConversingSpawner, "_is_time_up", due)
+
+
 @pytest.mark.parametrize(
     ("broken", "story", "seen"),
     [
@@ -143,6 +163,7 @@ def commit_no_id() -> AbstractContextManager[Any]:
         (keep_no_tombstone, "vain stop", "is an orphan"),
         (believe_a_status, "bad proxy", "nobody asked for that"),
         (commit_no_id, "killed start", "the Hub"),
+        (believe_a_list_about_time, "time limit", "s left"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )

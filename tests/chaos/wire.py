@@ -158,11 +158,17 @@ class Wire:
             jobs = []
         if operation == "job" and not jobs:
             raise _Failed(_error(404, "Job not found."))
-        rows = [job.row(self._shown(job, kind)) for job in jobs]
+        now = self._loop.time()
+        rows = [job.row(now, self._shown(job, kind)) for job in jobs]
         if kind == "forged":
             # A newline in some job's name; of two rows with one number the last counts (facts, 4).
-            rows += [job.row("FAILED") | {"nodes": "evil"} for job in jobs if job.alive]
+            rows += [self._forged(job, now) for job in jobs if job.alive]
         return {"jobs": rows}
+
+    def _forged(self, job: Job, now: float) -> dict[str, Any]:
+        if self._rng.random() < 0.5:
+            return job.row(now, "FAILED") | {"nodes": "evil"}
+        return job.row(now) | {"time": {"elapsed": 3600, "limit": 3600}}
 
     def _age(self, job: Job) -> float:
         return float(self._loop.time() - job.submitted)

@@ -19,6 +19,7 @@ from unittest import mock
 from urllib.parse import urlsplit
 
 from firecrestspawner import client, service, slices
+from firecrestspawner.channel import TIME_IS_UP
 from firecrestspawner.spawner import FirecRESTSpawner
 from tests.chaos import hub as hubs
 from tests.chaos import wire
@@ -39,6 +40,8 @@ END = 900.0
 LOOK = 15.0
 #: Seconds for which a user looks at a start that leads to nothing.
 PATIENCE = 600.0
+#: Seconds that an answer may be on its way: FirecREST's, and then the Hub's.
+CROSSING = 12.0
 #: Seconds from SIGTERM to SIGKILL.
 SHUTDOWN = 30.0
 HTML = b"<html><body>Please log in</body></html>"
@@ -58,6 +61,7 @@ class World:
         self.database.reset()
         self.scheduler = Scheduler(loop, self.rng, self._run, self.note)
         self.scheduler.calm = plan.peaceful
+        self.scheduler.short_limits = plan.short_limits
         self.wire = wire.Wire(self, plan, self.scheduler)
         self.proxy = hubs.Proxy()
         self.logins = hubs.Logins(self)
@@ -246,24 +250,36 @@ class World:
 
     def _run(self, job: Job, done: Callable[[int], None]) -> Launcher:
         def ended(code: int) -> None:
-            self._explain(job, launcher)
+            self._explain_exit(job, launcher)
             done(code)
 
-        launcher = Launcher(self.loop, self.rng, job, self._post, self.note, ended)
+        def stops() -> None:
+            self._explain_stop(job, launcher)
+
+        launcher = Launcher(self.loop, self.rng, job, self._post, self.note, stops, ended)
         return launcher
 
-    def _explain(self, job: Job, launcher: Launcher) -> None:
-        """Why did a launcher end its job?"""
+    def _explain_stop(self, job: Job, launcher: Launcher) -> None:
+        """Why does a launcher end its server? Told before the Hub can take it for ended."""
+        why, true = launcher.session.stopping, self._true(job)
+        if why.endswith(TIME_IS_UP):
+            now = self.loop.time()
+            # An extension may cross the Hub's word on its way.
+            crossed = now - job.extended < CROSSING
+            self.checker.time_is_up(true, job.left(now), job.limit, crossed=crossed)
+        elif why.startswith("ended by the Hub"):
+            self.checker.ends(true, "told so")
+        elif not (why.startswith("stopped by") and job.ending):
+            self.checker.gave_up(true, why)
+
+    def _explain_exit(self, job: Job, launcher: Launcher) -> None:
+        """Why did a launcher end its job without a server?"""
         said = " / ".join(launcher.said)
         true = self._true(job)
-        if launcher.stopping.startswith("ended by the Hub") or "no longer wants" in said:
+        if "no longer wants" in said:
             self.checker.ends(true, "told so")
-        elif launcher.stopping and not launcher.stopping.startswith("stopped by"):
-            self.checker.gave_up(true, launcher.stopping)
         elif "gave up" in said and self.loop.time() - job.started < 800 and not job.requeued:
             self.checker.gave_up(true, said)
-        elif launcher.stopping and not job.cancelled:
-            self.checker.gave_up(true, launcher.stopping)
 
     def submitted(self, job: Job) -> None:
         self.note("slurm", f"job {job.id} is for spawn {job.spawn_id}")

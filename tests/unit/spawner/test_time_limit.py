@@ -69,6 +69,7 @@ async def test_it_calls_again_when_it_is_time(scene: Scene, api: Api) -> None:
 
 
 async def test_a_job_that_was_extended_since_the_last_look_goes_on(scene: Scene, api: Api) -> None:
+    """R7"""
     spawner = await running(scene, HOUR - 30)
     api.put(job("7", JobState.RUNNING, elapsed=HOUR - 30, limit=2 * HOUR))
     answer = await alive(spawner)
@@ -81,7 +82,7 @@ async def test_a_job_that_was_extended_since_the_last_look_goes_on(scene: Scene,
 async def test_without_an_answer_that_proves_it_the_scheduler_decides(
     scene: Scene, api: Api, absence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """R1, R10: no list's row ends a server, and no outage."""
+    """R1, R7, R10: no list's row ends a server, and no outage."""
     spawner = await running(scene, HOUR - 30)
     if absence == "unreachable":
 
