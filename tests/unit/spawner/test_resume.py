@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +22,8 @@ from firecrestspawner.spawner import FirecRESTSpawner
 from tests.unit.spawner.scene import Api, Scene, job
 
 NONCE = "a" * 32
+#: After so many looks for a job a submit is settled (clusters.SETTLING).
+SETTLED = 4
 
 
 class Proxy:
@@ -59,7 +62,7 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(User, "_wait_up", answers)
     monkeypatch.setattr(clusters, "SETTLING", 0.3)
-    monkeypatch.setattr(resume, "LOOKS", (0.1, 0.1))
+    monkeypatch.setattr(resume, "LOOKS", (0.4 / SETTLED, 0.4 / SETTLED))
 
 
 @pytest.fixture
@@ -72,14 +75,28 @@ async def begun(scene: Scene, submit: Any = "7") -> Any:
     """A start through User.spawn, whose Hub is killed while it waits; its spawn."""
     scene.api.submits = [submit]
     task = asyncio.ensure_future(scene.user.spawn(""))
-    for _ in range(500):
-        await asyncio.sleep(0.01)
+
+    def stored() -> bool:
         state = scene.state() if "" in scene.row.orm_spawners else {}
-        if state.get("job_id") or (state.get("submitted_at") and not isinstance(submit, str)):
-            break
+        return bool(state.get("job_id" if isinstance(submit, str) else "submitted_at"))
+
+    await until(stored)
     spawn = scene.user.spawners[""].spawn
     await kill(task)
     return spawn
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for it, 10 s at most."""
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true"
+        await asyncio.sleep(0.005)
+
+
+async def goes_on(scene: Scene) -> None:
+    """Wait until User.spawn has made a token, called start(), and that has revoked the token."""
+    await until(lambda: spawner_of(scene)._start_pending and len(tokens(scene)) == 1)
 
 
 async def kill(*tasks: Any) -> None:
@@ -112,13 +129,13 @@ async def test_a_queued_start_goes_on_after_two_kills(scene: Scene, api: Api) ->
     first = Hub(scene)
     assert spawner_of(scene).pending == "spawn", "before the Hub serves"
     first.serve()
-    await asyncio.sleep(0.1)
+    await goes_on(scene)
     await kill(spawner_of(scene)._spawn_future)
     hub = Hub(scene)
     assert scene.row.orm_spawners[""].server is None, "nothing for init_spawners to knock at"
     hub.serve()
     future = spawner_of(scene)._spawn_future
-    await asyncio.sleep(0.1)
+    await goes_on(scene)
     assert [token.match(spawn.api_token.reveal()) for token in tokens(scene)] == [True]
     await becomes_ready(scene, spawn)
     await asyncio.wait_for(future, 10)
@@ -142,7 +159,7 @@ async def test_a_kill_before_the_hub_serves_loses_nothing(scene: Scene) -> None:
     await kill(spawner_of(scene)._spawn_future)
     Hub(scene).serve()
     future = spawner_of(scene)._spawn_future
-    await asyncio.sleep(0.1)
+    await goes_on(scene)
     await becomes_ready(scene, spawn)
     await asyncio.wait_for(future, 10)
     assert spawner_of(scene).ready
@@ -166,7 +183,7 @@ async def test_nothing_is_asked_of_whom_may_be_away(scene: Scene, api: Api) -> N
     api.list_error = Unwell("away")
     Hub(scene).serve()
     future = spawner_of(scene)._spawn_future
-    await asyncio.sleep(0.2)
+    await goes_on(scene)
     assert not future.done()
     await becomes_ready(scene, spawn)
     await asyncio.wait_for(future, 10)
@@ -177,9 +194,10 @@ async def test_it_can_be_cancelled(scene: Scene, api: Api, serves: bool) -> None
     """R7, S10: as JupyterHub does it: the future is cancelled, then the server stopped."""
     await begun(scene)
     hub = Hub(scene)
+    await asyncio.sleep(0)
     if serves:
         hub.serve()
-    await asyncio.sleep(0.1)
+        await goes_on(scene)
     await kill(spawner_of(scene)._spawn_future)
     await asyncio.sleep(0)
     assert not spawner_of(scene).pending and not hub._start_future.cancelled()
@@ -193,7 +211,7 @@ async def test_it_can_be_cancelled_as_news_of_it_come(scene: Scene, rounds: int)
     """R7: JupyterHub gives a cancelled start one second to be gone; then its stop is an error."""
     await begun(scene)
     Hub(scene).serve()
-    await asyncio.sleep(0.1)
+    await goes_on(scene)
     spawner = spawner_of(scene)
     spawner._news.set()
     for _ in range(rounds):
@@ -246,7 +264,7 @@ async def test_a_start_that_did_not_submit_begins_anew(scene: Scene, api: Api) -
     api.submits = ["8"]
     Hub(scene).serve()
     future = spawner_of(scene)._spawn_future
-    await asyncio.sleep(0.3)
+    await until(lambda: scene.state().get("job_id"))
     spawn = spawner_of(scene).spawn
     assert spawn.id != old.id and spawn.job_id == "8"
     assert [token.match(spawn.api_token.reveal()) for token in tokens(scene)] == [True]
@@ -301,7 +319,7 @@ async def test_its_job_is_the_new_one_of_the_users_list(scene: Scene, api: Api) 
     api.put(job("5", JobState.RUNNING), job("4", JobState.COMPLETED))
     hub = Hub(scene)
     hub.serve()
-    await asyncio.sleep(0.3)
+    await until(lambda: scene.state()["job_id"])
     assert scene.state()["job_id"] == "7" and api.calls.count("submit") == 1
     assert spawner_of(scene).spawn.id == spawn.id
     await kill(spawner_of(scene)._spawn_future)
@@ -314,7 +332,7 @@ async def test_while_two_jobs_could_be_its_it_waits_for_its_word(scene: Scene, a
     api.put(job("6"))
     Hub(scene).serve()
     future = spawner_of(scene)._spawn_future
-    await asyncio.sleep(0.6)
+    await until(lambda: api.calls.count("list") > SETTLED)
     assert scene.state()["job_id"] == "" and not future.done()
     await becomes_ready(scene, spawn)
     await asyncio.wait_for(future, 10)
@@ -333,31 +351,34 @@ async def test_an_earlier_start_that_was_given_up_may_still_get_its_job(
     scene.spawner("other").orm_spawner.state = {"tombstones": [lost | {"until": 0, "ended": ""}]}
     scene.db.commit()
     Hub(scene).serve()
-    await asyncio.sleep(0.4)
+    await until(lambda: scene.state()["job_id"] or scene.api.calls.count("list") > SETTLED)
     assert scene.state()["job_id"] == ("7" if age else "")
     await kill(spawner_of(scene)._spawn_future)
 
 
-async def test_two_starts_that_look_for_their_jobs_do_not_guess(scene: Scene) -> None:
+async def test_two_starts_that_look_for_their_jobs_do_not_guess(scene: Scene, api: Api) -> None:
     """R3: one of them may have been submitted in vain."""
     await begun(scene)
     forget_the_answer(scene)
     scene.spawner("other").orm_spawner.state = scene.state() | {"spawn_id": "b"}
     scene.db.commit()
     Hub(scene).serve()
-    await asyncio.sleep(0.5)
+    await until(lambda: api.calls.count("list") > 2 * SETTLED)
     assert [scene.state(name)["job_id"] for name in ("", "other")] == ["", ""]
     await kill(*(scene.user.spawners[name]._spawn_future for name in ("", "other")))
 
 
-async def test_without_a_token_it_waits_for_its_word(scene: Scene) -> None:
+async def test_without_a_token_it_waits_for_its_word(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
     """R3, R6: the session at the issuer is over."""
+    caplog.set_level(logging.INFO)
     spawn = await begun(scene)
     forget_the_answer(scene)
     scene.logins.error = LoginRequired("over")
     Hub(scene).serve()
     future = spawner_of(scene)._spawn_future
-    await asyncio.sleep(0.6)
+    await until(lambda: caplog.text.count("not looking for its job") > SETTLED)
     assert not future.done()
     await becomes_ready(scene, spawn)
     await asyncio.wait_for(future, 10)
