@@ -7,6 +7,7 @@ import gc
 import json
 import re
 import time
+from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -29,18 +30,35 @@ def freeze() -> None:
 
 
 class Turnstile:
-    """Lets one caller through in each round of the event loop, however many come at once (R8).
+    """Lets ``width`` callers through in each round of the event loop, however many come (R8).
 
-    Whoever does a millisecond's work after it leaves the loop to others before the next one does.
+    Whoever does a little work after it leaves the loop to others before the next ones do theirs.
     """
 
-    def __init__(self) -> None:
-        self._lock = asyncio.Lock()
+    def __init__(self, width: int = 1) -> None:
+        self._width = width
+        self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def pass_through(self) -> None:
-        """Wait for those who came before."""
-        async with self._lock:
-            await asyncio.sleep(0)
+        """Wait for the next round, and for those who came before."""
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        if len(self._waiting) == 1:
+            self._open_in_the_next_round()
+        await turn
+
+    def _open_in_the_next_round(self) -> None:
+        asyncio.get_running_loop().call_soon(self._open)
+
+    def _open(self) -> None:
+        passed = 0
+        while self._waiting and passed < self._width:
+            turn = self._waiting.popleft()
+            if not turn.done():  # who was cancelled takes nobody's turn
+                turn.set_result(None)
+                passed += 1
+        if self._waiting:
+            self._open_in_the_next_round()
 
 
 #: The one that all long work in an event loop goes through.

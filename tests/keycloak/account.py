@@ -118,3 +118,6 @@ class Account(Visitor):
         self._stored = new or b"{}"
         self.swaps += 1
         return True
+
+    async def save(self, old: bytes | None, new: bytes | None) -> bool:
+        return self.swap(old, new)

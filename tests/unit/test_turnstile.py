@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
+import pytest
+
 from firecrestspawner.slices import Turnstile
 
 
-async def test_one_passes_in_each_round_of_the_loop() -> None:
+@pytest.mark.parametrize("width", [1, 7])
+async def test_so_many_pass_in_each_round_of_the_loop(width: int) -> None:
     """R8: also when one of those who wait gives up."""
-    turnstile = Turnstile()
+    turnstile = Turnstile(width)
     rounds = 0
     passed: Counter[int] = Counter()
 
@@ -31,4 +34,5 @@ async def test_one_passes_in_each_round_of_the_loop() -> None:
     await asyncio.wait(callers)
     counting.cancel()
     assert passed.total() == 49
-    assert max(passed.values()) == 1
+    assert set(list(passed.values())[:-1]) == {width}, "nobody passes in a round, or too many do"
+    assert max(passed.values()) == width

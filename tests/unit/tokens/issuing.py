@@ -58,6 +58,9 @@ class MemoryVault:
             self.swaps.append(self.tokens)
         return True
 
+    async def save(self, old: bytes | None, new: bytes | None) -> bool:
+        return self.swap(old, new)
+
     def expire(self) -> None:
         """Let the stored access token be about to expire."""
         self._stored = _encoded({**self.state, "expires_at": time.time() + 5})

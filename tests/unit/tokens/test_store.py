@@ -7,6 +7,7 @@ import json
 import logging
 import threading
 import time
+from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -70,11 +71,11 @@ async def test_without_a_refresh_token_nobody_gets_an_expired_one(
 
 
 async def test_a_hub_full_of_users_leaves_the_loop_to_others_between_them(issuer: Issuer) -> None:
-    """R8: reads, requests and commits of many come one in a round of the loop."""
+    """R8: reads and requests of many come one in a round of the loop, their answers a few."""
     rounds = 0
     read: list[int] = []
     asked: list[int] = []
-    saved: list[int] = []
+    sealed: list[int] = []
 
     all_asked = asyncio.Event()
 
@@ -91,9 +92,9 @@ async def test_a_hub_full_of_users_leaves_the_loop_to_others_between_them(issuer
             read.append(rounds)
             return await super().load()
 
-        def swap(self, old: bytes | None, new: bytes | None) -> bool:
-            saved.append(rounds)
-            return super().swap(old, new)
+        async def seal(self, auth_state: dict[str, Any]) -> bytes:
+            sealed.append(rounds)
+            return await super().seal(auth_state)
 
     async def count() -> None:
         nonlocal rounds
@@ -110,8 +111,9 @@ async def test_a_hub_full_of_users_leaves_the_loop_to_others_between_them(issuer
     counting = asyncio.ensure_future(count())
     await asyncio.gather(*(store.get(vault) for vault in vaults))
     counting.cancel()
-    for noted in (read, asked, saved):
-        assert len(noted) == len(set(noted)) == 50
+    for noted, most in ((read, 1), (asked, 1), (sealed, 10)):
+        assert len(noted) == 50
+        assert max(Counter(noted).values()) <= most
 
 
 async def test_fifty_who_need_more_than_the_issuer_gives_make_one_request(
