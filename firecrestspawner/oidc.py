@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import httpx
 import jwt
 
 from .errors import ConfigurationError, LoginRequired, ProviderUnavailable
 from .models import Secret, TokenSet
-from .oauth import LOGIN_REQUIRED, UNAVAILABLE, TokenClient, json_object, token_set
+from .oauth import LOGIN_REQUIRED, UNAVAILABLE, Answer, TokenClient, json_object, token_set
 from .shared import Shared
 
 # Algorithms an issuer may sign with: asymmetric ones only, so that a public key can never be
@@ -54,9 +53,9 @@ class Provider:
         url = f"{self.issuer}/.well-known/openid-configuration"
         answer = await self.client.fetch("GET", url)
         document = json_object(answer)
-        if answer.status_code != 200 or document is None:
+        if answer.status != 200 or document is None:
             raise ProviderUnavailable(
-                UNAVAILABLE, detail=f"discovery at {url} answered {answer.status_code}"
+                UNAVAILABLE, detail=f"discovery at {url} answered {answer.status}"
             )
         if str(document.get("issuer", "")).rstrip("/") != self.issuer:
             raise ConfigurationError(
@@ -114,9 +113,9 @@ class Provider:
             return
         form = {"token": token.reveal(), "token_type_hint": "refresh_token"}
         answer = await self.client.post(url, form)
-        if answer.status_code != 200:
+        if answer.status != 200:
             raise ProviderUnavailable(
-                UNAVAILABLE, detail=f"the revocation endpoint answered {answer.status_code}"
+                UNAVAILABLE, detail=f"the revocation endpoint answered {answer.status}"
             )
 
     async def userinfo(self, access_token: Secret, *, sub: str | None = None) -> dict[str, Any]:
@@ -132,24 +131,23 @@ class Provider:
             "GET", url, headers={"Authorization": f"Bearer {access_token.reveal()}"}
         )
         # 401 is about the token (RFC 6750 section 3.1); 403 is about scopes, so the deployer's.
-        if answer.status_code == 401:
+        if answer.status == 401:
             raise LoginRequired(LOGIN_REQUIRED, detail="userinfo answered 401")
-        if answer.status_code != 200:
-            raise ProviderUnavailable(UNAVAILABLE, detail=f"userinfo answered {answer.status_code}")
+        if answer.status != 200:
+            raise ProviderUnavailable(UNAVAILABLE, detail=f"userinfo answered {answer.status}")
         claims = await self._read_userinfo(answer)
         if sub is not None and claims.get("sub") != sub:
             raise ProviderUnavailable(UNAVAILABLE, detail="userinfo is about another user")
         return claims
 
-    async def _read_userinfo(self, answer: httpx.Response) -> dict[str, Any]:
-        kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/jwt":
+    async def _read_userinfo(self, answer: Answer) -> dict[str, Any]:
+        if answer.kind != "application/jwt":
             body = json_object(answer)
             if body is None:
                 raise ProviderUnavailable(UNAVAILABLE, detail="userinfo is no JSON object")
             return body
         try:
-            claims = await self.verified(Secret(answer.text.strip()))
+            claims = await self.verified(Secret(answer.body.decode("utf-8", "replace").strip()))
         except LoginRequired as error:
             # No refusal of the user: an answer that nobody can vouch for.
             detail = f"signed userinfo: {error.detail}"
@@ -219,10 +217,8 @@ class Provider:
     async def _fetch_keys(self) -> jwt.PyJWKSet:
         answer = await self.client.fetch("GET", (await self.metadata())["jwks_uri"])
         body = json_object(answer)
-        if answer.status_code != 200 or body is None:
-            raise ProviderUnavailable(
-                UNAVAILABLE, detail=f"the issuer's keys: {answer.status_code}"
-            )
+        if answer.status != 200 or body is None:
+            raise ProviderUnavailable(UNAVAILABLE, detail=f"the issuer's keys: {answer.status}")
         return _key_set(body)
 
     async def aclose(self) -> None:

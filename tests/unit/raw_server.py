@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 
 #: What the server can do with a connection.
@@ -27,11 +29,17 @@ def nobody() -> Iterator[str]:
 class RawServer:
     """Listens on a loopback port; ``behaviour`` is one of the above, or the bytes to answer.
 
+    With a ``certificate`` it speaks TLS, as far as it is believed.
+
     ``received`` holds what each connection sent. Silent connections are kept until the end.
     """
 
-    def __init__(self, behaviour: str | bytes) -> None:
+    def __init__(self, behaviour: str | bytes, certificate: Path | None = None) -> None:
         self.behaviour = behaviour
+        self._context: ssl.SSLContext | None = None
+        if certificate is not None:
+            self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self._context.load_cert_chain(certificate)
         self.received: list[bytes] = []
         self._held: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -39,7 +47,8 @@ class RawServer:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        scheme = "http" if self._context is None else "https"
+        return f"{scheme}://127.0.0.1:{self._listener.getsockname()[1]}"
 
     def __enter__(self) -> RawServer:
         self._thread.start()
@@ -64,6 +73,12 @@ class RawServer:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
+            if self._context is not None:
+                try:
+                    connection = self._context.wrap_socket(connection, server_side=True)
+                except OSError:
+                    connection.close()
+                    continue
             if self._answer(connection):
                 connection.close()
             else:

@@ -146,9 +146,10 @@ async def test_keys_that_cannot_be_had_are_an_outage(
     issuer: Issuer, provider: Provider, fault: dict[str, Any]
 ) -> None:
     """R5: nobody is logged out, and it comes back by itself."""
-    issuer.faults.set("jwks", times=1, **fault)
+    issuer.faults.set("jwks", **fault)
     with pytest.raises(ProviderUnavailable):
         await provider.claims(sign(issuer))
+    issuer.faults.clear()
     assert await provider.claims(sign(issuer))
 
 
