@@ -17,6 +17,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 #: So many users' tokens share a commit at most: each takes the loop a quarter of a millisecond.
 _TOGETHER = 25
+#: Seconds, at most, for which the loop is left to others after a commit.
+_REST = 0.05
 
 
 def seal(data: bytes) -> str:
@@ -118,7 +120,7 @@ class _Queue:
 
     They wait here, and not in the session, which others commit and roll back meanwhile. Who comes
     first waits for nobody: the commit is made in the next round of the event loop, with what has
-    come until then. After it the loop is left to others for as long as it took.
+    come until then. After it the loop is left to others for as long as it took, up to _REST.
     """
 
     def __init__(self) -> None:
@@ -140,7 +142,7 @@ class _Queue:
         began = time.monotonic()
         self._make(self._some())
         now = time.monotonic()
-        self._rests_until = now + (now - began)
+        self._rests_until = now + min(now - began, _REST)
         if self._waiting:
             self._go_on()
 

@@ -135,6 +135,13 @@ async def test_the_loop_is_left_to_others_for_as_long_as_a_commit_took(hub: Hub)
         assert begins - ended > (ended - began) * 0.9
 
 
+async def test_a_database_that_hangs_is_not_waited_for_twice(hub: Hub) -> None:
+    hub.slow = 0.5
+    await asyncio.gather(*save(hub, hub.users[:26]))
+    [(_, ended), (begins, _)] = hub.commits
+    assert begins - ended < 0.25
+
+
 async def test_a_login_while_one_waits_wins_and_harms_no_other(hub: Hub) -> None:
     """R4."""
     saving = save(hub, hub.users[:3])
