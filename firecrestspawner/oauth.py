@@ -76,8 +76,8 @@ def _tls(verify: bool) -> ssl.SSLContext:
 
 @dataclass(frozen=True)
 class Answer:
-    """What an issuer said: HTTP status, media type (lower case), and at most _MAX_ANSWER bytes and
-    a few of the body."""
+    """What an issuer said: HTTP status, media type (lower case), and the body, which is cut off
+    once it is longer than _MAX_ANSWER."""
 
     status: int
     kind: str
