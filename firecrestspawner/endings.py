@@ -1,9 +1,9 @@
-"""How did a user's server end, and what does its page say of it? The last end of each server.
+"""When is an end of a server recorded, and what does its page say of it? The last end of each.
 
 A start that fails records its cause first. Then the last lines of the job's log are read, for a few
 seconds at most, for they may tell more. What ends later (time limit, memory, a lost node) is
-recorded when the Hub clears the server's state. All of it is in memory: a restarted Hub knows of no
-end but those it sees.
+recorded when the Hub clears the server's state. The record is stored with that state, and outlives
+the Hub; the lines are in memory.
 """
 
 from __future__ import annotations
@@ -12,71 +12,52 @@ import copy
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from . import causes, options, output
 from .causes import Cause, Traces, cause_of, cause_of_refusal
+from .ending import Ending
 from .errors import Error, JobEnded, StartTimedOut
 from .output import Output
 from .spawn import Spawn
 
-#: Ends that are remembered, of all users; the oldest go first.
+#: Ends whose lines are remembered, of all users; the oldest go first.
 REMEMBERED = 1000
 #: Lines of a log that the page of a failed start shows, and their characters in all, for so much is
 #: kept for each server. The page of the output has more.
 LINES, ROOM = 40, 8000
 
 
-@dataclass(frozen=True)
-class Ending:
-    """One end. ``happened`` is a sentence; ``retry`` is what a form of the same choice posts, or
-    None where that is not known.
-    """
-
-    cause: Cause
-    happened: str
-    spawn_id: str = ""
-    system: str = ""
-    job_id: str = ""
-    output: Output = field(default_factory=lambda: Output(""), repr=False)
-    retry: tuple[tuple[str, str], ...] | None = None
-    at: float = 0.0
-
-
-class Endings:
-    """The last end of each server, by its user and its name.
-
-    A user is known by number and name: after an admin renamed one, or deleted them, another may
-    have either, and must not read what the first one's server has written.
-    """
+class LastLines:
+    """What jobs wrote before they ended, by the id of their spawn, which no other ever has."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[int, str, str], Ending] = OrderedDict()
+        self._kept: OrderedDict[str, Output] = OrderedDict()
 
-    def get(self, user: Any, server: str) -> Ending | None:
-        return self._kept.get((user.id, user.name, server))
+    def get(self, spawn_id: str) -> Output | None:
+        return self._kept.get(spawn_id)
 
-    def keep(self, user: Any, server: str, ending: Ending) -> None:
-        key = (user.id, user.name, server)
-        self._kept[key] = ending
-        self._kept.move_to_end(key)
+    def keep(self, spawn_id: str, written: Output) -> None:
+        self._kept[spawn_id] = written
+        self._kept.move_to_end(spawn_id)
         while len(self._kept) > REMEMBERED:
             self._kept.popitem(last=False)
 
-    def forget(self, user: Any, server: str) -> None:
-        self._kept.pop((user.id, user.name, server), None)
 
-
-def endings(settings: dict[str, Any]) -> Endings:
+def last_lines(settings: dict[str, Any]) -> LastLines:
     """The Hub's own; ``settings`` are those of its Tornado application."""
-    kept: Endings = settings.setdefault("firecrest_endings", Endings())
+    kept: LastLines = settings.setdefault("firecrest_last_lines", LastLines())
     return kept
 
 
-def forget(spawner: Any) -> None:
-    """A start begins, or a stop was asked for: what was before is no news any more."""
-    endings(spawner.user.settings).forget(spawner.user, spawner.name)
+def last(spawner: Any) -> Ending | None:
+    """The last end of a server, with all that its page shows; None while there is none to tell."""
+    ending: Ending | None = spawner.ending
+    if ending is None:
+        return None
+    written = last_lines(spawner.user.settings).get(ending.spawn_id)
+    return replace(ending, output=written or ending.output, retry=_retry(spawner))
 
 
 async def failed(spawner: Any, error: Error) -> Error:
@@ -100,8 +81,9 @@ async def failed(spawner: Any, error: Error) -> Error:
     written = await read_output(spawner, spawn.system, ending.output.path)
     # The log of a job that ended by itself may tell what its end does not.
     cause = cause_of(replace(traces, lines=written.lines))
+    _keep(spawner, replace(ending, cause=cause))
     shown = replace(written, lines=_last(written.lines))
-    _keep(spawner, replace(ending, cause=cause, output=shown))
+    last_lines(spawner.user.settings).keep(spawn.id, shown)
     return _worded(error, f"{error.message} {cause.text}")
 
 
@@ -136,10 +118,9 @@ def cleared(spawner: Any) -> None:
     if spawn is None:
         # At the beginning of a start, or after one that was refused and is recorded.
         if not spawner._stop_pending:
-            forget(spawner)
+            spawner.ending = None
         return
-    known = endings(spawner.user.settings).get(spawner.user, spawner.name)
-    if known is not None and known.spawn_id == spawn.id:
+    if spawner.ending is not None and spawner.ending.spawn_id == spawn.id:
         return
     if _over(spawner, spawn) and not spawn.line.ended:
         cause = cause_of(_traces(spawner, spawn))
@@ -148,12 +129,12 @@ def cleared(spawner: Any) -> None:
         # User._wait_up stops what does not answer within http_timeout.
         happened = f"Job {spawn.job_id} runs, and its server is up."
         _keep(spawner, _ending(spawner, spawn, causes.UNREACHABLE, happened))
-    else:
-        forget(spawner)
+    else:  # its user has asked for it: no news
+        spawner.ending = None
 
 
 def _keep(spawner: Any, ending: Ending) -> None:
-    endings(spawner.user.settings).keep(spawner.user, spawner.name, ending)
+    spawner.ending = ending
 
 
 def _over(spawner: Any, spawn: Spawn) -> bool:
@@ -168,7 +149,7 @@ def _traces(spawner: Any, spawn: Spawn, *, late: bool = False) -> Traces:
 
 
 def _ending(spawner: Any, spawn: Spawn | None, cause: Cause, happened: str = "") -> Ending:
-    ending = Ending(cause, happened, retry=_retry(spawner), at=time.time())
+    ending = Ending(cause, happened, at=time.time())
     if spawn is None:
         return ending
     path = output.log_path(spawn.log, job_id=spawn.job_id, user=spawn.user)
@@ -194,8 +175,8 @@ def _retry(spawner: Any) -> tuple[tuple[str, str], ...] | None:
 def form_fields(chosen: Mapping[str, Any]) -> tuple[tuple[str, str], ...] | None:
     """``user_options`` as the fields of a form that chooses the same, or None if none would.
 
-    The REST API takes more than a form can say: lists, and options of several kinds together. What
-    is longer than any choice is not kept: a request may be megabytes, and so many ends are.
+    The REST API takes more than a form can say: lists, and options of several kinds together; and
+    a request may be megabytes, which no choice is.
     """
     given = {name: value for name, value in chosen.items() if value not in (None, "")}
     if any(isinstance(value, bool) or not isinstance(value, str | int) for value in given.values()):

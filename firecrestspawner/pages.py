@@ -141,9 +141,11 @@ def farewells(user: Any) -> list[str]:
 
 
 def ending(user: Any, server: str) -> Any:
-    """How ``user``'s server called ``server`` ended, where the Hub knows it (endings.Ending)."""
-    known = user.settings.get("firecrest_endings")
-    return known.get(user, server) if known is not None else None
+    """How ``user``'s server called ``server`` ended, where the Hub knows it (ending.Ending)."""
+    if server not in user.orm_spawners:
+        return None
+    spawner = user.spawners[server]
+    return spawner.last_end() if hasattr(spawner, "last_end") else None
 
 
 def viewer(user: Any) -> str:

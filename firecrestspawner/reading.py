@@ -14,7 +14,7 @@ from jupyterhub.user import User
 from tornado import web
 
 from . import links, output
-from .endings import endings, read_output
+from .endings import read_output
 from .endpoints import parse_arguments
 from .errors import Error
 from .output import Output
@@ -22,9 +22,7 @@ from .shared import Shared
 
 #: Seconds for which what was read is shown to all who ask (C3).
 FRESH = 5.0
-NO_JOB = (
-    "No job of this server is known here. After a restart of the Hub only servers that run are."
-)
+NO_JOB = "No job of this server is known here."
 #: So many logs are kept; the ones looked at longest ago go first.
 KEPT = 100
 
@@ -44,7 +42,7 @@ def source_of(spawner: Any) -> Source | None:
     if spawn is not None:
         path = output.log_path(spawn.log, job_id=spawn.job_id, user=spawn.user)
         return Source(spawn.id, spawn.system, spawn.job_id, path) if spawn.job_id else None
-    ending = endings(spawner.user.settings).get(spawner.user, spawner.name)
+    ending = spawner.ending
     if ending is None or not ending.job_id:
         return None
     return Source(ending.spawn_id, ending.system, ending.job_id, ending.output.path)

@@ -18,6 +18,7 @@ from .client import JobRequest
 from .cluster import Cluster, NodesUnknown, stranger
 from .conversation import LOOK, ConversingSpawner
 from .deadline import in_time
+from .ending import Ending
 from .errors import Error, FirecRESTError, JobEnded, ProviderUnavailable, StartTimedOut
 from .models import Secret
 from .progress import Stage, amount, how_it_ended
@@ -89,6 +90,10 @@ class FirecRESTSpawner(ConversingSpawner):
         """Called before a start, and at the end of a server, however that came."""
         endings.cleared(self)
         super().clear_state()
+
+    def last_end(self) -> Ending | None:
+        """How the last start failed, or the server ended: for its pages. Reads memory."""
+        return endings.last(self)
 
     async def _prepare(self) -> tuple[Spawn, JobRequest, Secret]:
         """Everything that can be refused before anything is submitted."""

@@ -18,6 +18,7 @@ from . import script, settings
 from .cluster import Cluster, Clusters
 from .config import SpawnerConfig
 from .deadline import in_time
+from .ending import Ending
 from .handlers import Switchboard
 from .pages import Overview, overview
 from .progress import Stage
@@ -70,6 +71,8 @@ class StoredSpawner(SpawnerConfig, Spawner):
     def __init__(self, **kwargs: Any) -> None:
         self.spawn: Spawn | None = None
         self.tombstones: list[Tombstone] = []
+        #: How the server's last start failed, or the server ended; None while that is no news.
+        self.ending: Ending | None = None
         self._watch: Watch | None = None
         self._news = asyncio.Event()
         self._submit: asyncio.Task[None] | None = None
@@ -140,6 +143,9 @@ class StoredSpawner(SpawnerConfig, Spawner):
             state.update(self.spawn.to_state(seal))
         if self.tombstones:
             state["tombstones"] = [stone.to_state(seal) for stone in self.tombstones]
+        # A Hub that dies while a failed start is still there takes that up again, and sees the end.
+        if self.ending is not None and self.spawn is None:
+            state["ending"] = self.ending.to_state(self.user.name, seal)
         return state
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -153,6 +159,11 @@ class StoredSpawner(SpawnerConfig, Spawner):
                 continue
             if stone.until > time.time():
                 self._raise_stone(stone)
+        if "ending" in state:
+            try:
+                self.ending = Ending.from_state(state["ending"], self.user.name, unseal)
+            except ValueError as error:
+                self.log.warning("%s: its last end is forgotten: %s", self._log_name, error)
         if "spawn_id" not in state:
             return
         self.spawn = self._restored(state)

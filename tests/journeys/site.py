@@ -91,7 +91,8 @@ class Site(Demo):
             return database.execute(sql, values).fetchall()
 
     def state(self, user: str, server: str = "") -> dict[str, Any]:
-        """The stored state of a user's server; empty when there is none."""
+        """The stored state of a user's server, but for what its last end was; empty when there is
+        none."""
         rows = self.query(
             "SELECT spawners.state FROM spawners JOIN users ON users.id = spawners.user_id"
             " WHERE users.name = ? AND spawners.name = ?",
@@ -99,6 +100,7 @@ class Site(Demo):
             server,
         )
         state: dict[str, Any] = json.loads(rows[0][0] or "{}") if rows else {}
+        state.pop("ending", None)
         return state
 
     def open_seal(self, sealed: str | bytes) -> dict[str, Any]:
@@ -135,8 +137,9 @@ class Site(Demo):
         found += [f"process {process}" for process in self.leftovers()]
         found += [f"a route to {path}" for path in self.routes() if "/user/" in path]
         states = self.query("SELECT name, state FROM spawners WHERE state IS NOT NULL")
+        # What its user is told of a server's end stays until the next start.
         found += [f"state of server {name!r}: {list(json.loads(state))}"
-                  for name, state in states if json.loads(state)]  # fmt: skip
+                  for name, state in states if set(json.loads(state)) - {"ending"}]  # fmt: skip
         notes = self.query("SELECT note FROM api_tokens WHERE note LIKE 'Server at %'")
         found += [f"an API token: {note}" for (note,) in notes]
         return found

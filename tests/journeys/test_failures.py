@@ -90,6 +90,16 @@ def test_a_start_without_its_command_is_explained_and_begun_again(
     seen = admin.look_at(admin.hub("spawn-pending/alice/big"))
     assert cause(seen.text) == "missing-command" and "firecrest-lines" not in seen.text
 
+    # A Hub that was restarted says the same, but for the lines: it reads them again when asked.
+    site.stop_hub()
+    site.start_hub()
+    answer = alice.look_at(alice.hub("user/alice/big/lab"))
+    page = answer.text
+    assert cause(page) == "missing-command" and shown(page, "firecrest-job") == job.id
+    assert SAID in html.unescape(page) and "firecrest-lines" not in page
+    assert output in html.unescape(page) and tails(site) == 2
+    assert SAID in shown(alice.look_at(output).text, "firecrest-lines")
+
     (home / BROKEN).unlink()
     retry = Page(str(answer.url), page).form_with("runtime")
     assert (retry.id, retry.fields["runtime"]) == ("firecrest-retry", "01:00:00")
@@ -101,6 +111,49 @@ def test_a_start_without_its_command_is_explained_and_begun_again(
     assert "01:00:00" in options[0]
     assert "the server listens on port" in shown(alice.look_at(output).text, "firecrest-lines")
     alice.stop("big")
+
+
+def test_a_server_that_ended_while_its_hub_was_down_is_said_to_have(
+    site: Site, alice: Person
+) -> None:
+    """With the scheduler's word for it: that of the launcher has found nobody. A second restart
+    forgets nothing, a new start does."""
+    alice.start()
+    job = site.job("alice")
+    site.kill_hub()
+    site.executor.cancel("alice", job.id, False)
+    eventually(lambda: not site.unfinished(), what="the job has ended")
+    site.start_hub()
+    alice.wait_until_gone()
+    for restart in (False, True):
+        if restart:
+            site.kill_hub()
+            site.start_hub()
+        page = alice.look_at(alice.hub("user/alice/lab")).text
+        assert cause(page) == "cancelled" and shown(page, "firecrest-job") == job.id
+    assert site.query("SELECT count(*) FROM spawners WHERE state LIKE '%ending%'") == [(1,)]
+    alice.start()
+    alice.stop()
+    assert cause(alice.look_at(alice.hub("user/alice/lab")).text) == ""
+    assert site.query("SELECT count(*) FROM spawners WHERE state LIKE '%ending%'") == [(0,)]
+
+
+def test_a_start_that_ends_while_its_hub_is_down_is_explained(site: Site, alice: Person) -> None:
+    """It waited in the queue, is taken up again, and is told as the failed start that it is."""
+    site.executor.hold()
+    alice.ask_for_server()
+    eventually(lambda: site.state("alice").get("job_id"), what="the job is submitted")
+    job = site.job("alice")
+    site.kill_hub()
+    site.executor.cancel("alice", job.id, False)
+    site.start_hub()
+    alice.wait_until_gone()
+    for restart in (False, True):
+        if restart:
+            site.stop_hub()
+            site.start_hub()
+        page = alice.look_at(alice.hub("user/alice/lab")).text
+        assert cause(page) == "cancelled" and shown(page, "firecrest-job") == job.id
 
 
 def test_a_server_that_was_cancelled_from_outside_is_said_to_have_been(

@@ -12,19 +12,18 @@ from jupyterhub.app import JupyterHub
 
 from firecrestspawner import links, pages
 from firecrestspawner.causes import MEMORY, Cause
-from firecrestspawner.endings import Ending, Endings
+from firecrestspawner.ending import Ending
 from firecrestspawner.output import Output
 
+AT = 1795871100.0
 EVIL = "</pre><script>alert(1)</script>"
 PAGE = "{% block main %}{% endblock %}{% block script %}{% endblock %}"
 
 
 def render(ending: Ending | None, *, viewer: str = "alice", **variables: Any) -> str:
     """The page as the Hub renders it for alice's server, but for what is around its main part."""
-    kept = Endings()
-    user = SimpleNamespace(id=1, name="alice", settings={"firecrest_endings": kept})
-    if ending is not None:
-        kept.keep(user, "big", ending)
+    spawners = {"big": SimpleNamespace(last_end=lambda: ending)}
+    user = SimpleNamespace(name="alice", orm_spawners=spawners, spawners=spawners)
     stock = FileSystemLoader(JupyterHub()._template_paths_default())
     # As JupyterHub.init_tornado_settings has it, with a page.html that needs no request.
     loader = ChoiceLoader(
@@ -52,7 +51,12 @@ def render(ending: Ending | None, *, viewer: str = "alice", **variables: Any) ->
 def ended(**fields: Any) -> Ending:
     output = Output("/home/alice/x.log", ("one", EVIL))
     return Ending(
-        MEMORY, "Job 7 ended.", "s", "daint", "7", **{"output": output, "retry": (), **fields}
+        MEMORY,
+        "Job 7 ended.",
+        "s",
+        "daint",
+        "7",
+        **{"output": output, "retry": (), "at": AT, **fields},
     )
 
 
@@ -62,7 +66,7 @@ def test_cause_job_and_last_lines_are_shown_and_nothing_of_them_is_markup() -> N
     for part in ("Job 7 ended.", MEMORY.sentence, MEMORY.advice):
         assert page.count(part) == 1
     assert 'data-cause="out-of-memory"' in page
-    assert re.search(r"Job <b[^>]*>7</b> on daint", page)
+    assert re.search(r"Job <b[^>]*>7</b> on daint, 2026-11-28 13:05 UTC", page)
     assert 'href="/hub/firecrest/output?server=big"' in page
     assert "one\n&lt;/pre&gt;&lt;script&gt;" in page and EVIL not in page
 

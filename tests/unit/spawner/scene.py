@@ -209,7 +209,10 @@ class Scene:
         return spawner
 
     def state(self, name: str = "") -> dict[str, Any]:
-        return dict(self.row.orm_spawners[name].state or {})
+        """What is stored of a server, but for what its last end was."""
+        state = dict(self.row.orm_spawners[name].state or {})
+        state.pop("ending", None)
+        return state
 
     async def aclose(self) -> None:
         for clusters in self._clusters:

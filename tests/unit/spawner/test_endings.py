@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
+import json
+import time
 from typing import Any
 
 import pytest
 
 from firecrestspawner import options, output
-from firecrestspawner.causes import UNKNOWN
+from firecrestspawner.causes import UNKNOWN, Cause
 from firecrestspawner.channel import Exiting, Ready
-from firecrestspawner.endings import LINES, REMEMBERED, ROOM, Ending, Endings, endings, form_fields
+from firecrestspawner.ending import Ending
+from firecrestspawner.endings import LINES, REMEMBERED, ROOM, LastLines, form_fields
 from firecrestspawner.errors import LoginRequired, SubmissionRejected, Unreachable
 from firecrestspawner.models import JobState
+from firecrestspawner.output import Output
+from firecrestspawner.reading import source_of
+from firecrestspawner.vault import seal, unseal
 from tests.unit.spawner.scene import Scene, job
 from tests.unit.spawner.test_stop import started
 
@@ -21,7 +26,8 @@ LOG = "Traceback\nModuleNotFoundError: No module named 'jupyterhub'\n[firecrests
 
 
 def known(scene: Scene, name: str = "") -> Ending | None:
-    return endings(scene.user.settings).get(scene.user, name)
+    found: Ending | None = scene.user.spawners[name].last_end()
+    return found
 
 
 def ending(scene: Scene) -> Ending:
@@ -209,8 +215,8 @@ async def test_a_server_that_lost_its_node_is_said_to_have(scene: Scene) -> None
 
 
 async def test_a_server_that_was_stopped_is_no_news(scene: Scene) -> None:
-    endings(scene.user.settings).keep(scene.user, "", Ending(UNKNOWN, ""))
     spawner = await running(scene)
+    spawner.ending = Ending(UNKNOWN, "")
     await spawner.stop(now=True)
     spawner.clear_state()
     assert known(scene) is None
@@ -226,13 +232,13 @@ async def test_a_server_that_the_hub_could_not_connect_to_is_said_to_be(scene: S
 
 async def test_the_clearing_after_a_failed_start_keeps_what_it_recorded(scene: Scene) -> None:
     await start_that_ends(scene, exits)
-    before = ending(scene)
+    before = scene.user.spawners[""].ending
     scene.user.spawners[""]._stop_pending = True
     scene.user.spawners[""].clear_state()
-    assert ending(scene) is before
+    assert scene.user.spawners[""].ending is before
     # Refused before there was a spawn: there is nothing to compare with.
     scene.user.spawners[""].clear_state()
-    assert ending(scene) is before
+    assert scene.user.spawners[""].ending is before
 
 
 async def test_a_new_start_forgets_the_last_end(scene: Scene) -> None:
@@ -243,19 +249,93 @@ async def test_a_new_start_forgets_the_last_end(scene: Scene) -> None:
     assert known(scene) is None
 
 
-def test_so_many_ends_are_remembered() -> None:
-    kept, alice = Endings(), SimpleNamespace(id=1, name="alice")
+def test_so_many_ends_have_their_lines_remembered() -> None:
+    kept = LastLines()
     for n in range(REMEMBERED + 1):
-        kept.keep(alice, str(n), Ending(UNKNOWN, ""))
-    assert kept.get(alice, "0") is None and kept.get(alice, "1") is not None
+        kept.keep(str(n), Output(""))
+    assert kept.get("0") is None and kept.get("1") is not None
 
 
-def test_whoever_has_a_former_users_name_or_number_reads_none_of_their_output() -> None:
+# --- after a restart of the Hub --------------------------------------------------------------
+
+
+async def failed_and_restarted(scene: Scene) -> None:
+    """A start has failed, with the Hub's own clearing after it; and the Hub is another process."""
+    scene.let_users_spawn()
+    scene.api.submits = ["7"]
+    scene.api.files = {"/home/alice/jupyter-7.log": LOG}
+    spawner = scene.spawner()
+    observe = spawner._observe
+
+    def ends_at_once(spawn: Any) -> Any:
+        exits(spawner)
+        return observe(spawn)
+
+    spawner._observe = ends_at_once
+    with pytest.raises(Exception, match="exited with code 1"):
+        await scene.user.spawn(options={"partition": "normal"})
+    scene.restart()
+
+
+async def test_what_was_told_of_an_end_is_told_after_a_restart_too(scene: Scene) -> None:
+    """But for the lines, which are not stored: their place is, and the user's token reads them."""
+    await failed_and_restarted(scene)
+    end = scene.user.spawners[""].last_end()
+    assert (end.cause.name, end.job_id, end.system) == ("import-error", "7", "daint")
+    assert "exited with code 1" in end.happened and "could not be imported" in end.cause.text
+    assert end.output == Output("/home/alice/jupyter-7.log")
+    assert end.retry == (("partition", "normal"),)
+    assert abs(end.at - time.time()) < 60 and end.when.endswith(" UTC")
+    source = source_of(scene.user.spawners[""])
+    assert source is not None and source.path == "/home/alice/jupyter-7.log"
+
+
+async def test_what_is_stored_of_an_end_can_be_read_by_nobody_else(scene: Scene) -> None:
+    """S1: it has the words of the user's own job, and no line of its log."""
+    await failed_and_restarted(scene)
+    stored = scene.row.orm_spawners[""].state
+    assert set(stored) == {"ending"} and "code 1" not in json.dumps(stored)
+    opened = unseal(stored["ending"]).decode()
+    assert "code 1" in opened and "Traceback" not in opened
+
+
+async def test_a_new_start_forgets_what_was_stored(scene: Scene) -> None:
+    await failed_and_restarted(scene)
+    scene.api.submits = [Unreachable("Away.")]
+    with pytest.raises(Exception, match="Away"):
+        await scene.user.spawn()
+    scene.restart()
+    assert scene.user.spawners[""].last_end().cause.name == "outage"
+    spawner = scene.user.spawners[""]
+    spawner.clear_state()
+    assert spawner.last_end() is None and "ending" not in spawner.get_state()
+
+
+async def test_an_end_that_cannot_be_opened_is_forgotten(scene: Scene) -> None:
+    """With another JUPYTERHUB_CRYPT_KEY, or when it is damaged: the server starts all the same."""
+    await failed_and_restarted(scene)
+    scene.new_key()
+    assert scene.user.spawners[""].last_end() is None
+    for damaged in (seal(b"[1, 2]"), seal(b"no json"), 7, None):
+        scene.row.orm_spawners[""].state = {"ending": damaged}
+        scene.restart()
+        assert scene.user.spawners[""].last_end() is None
+
+
+async def test_whoever_is_given_a_former_users_name_or_row_reads_nothing_of_theirs(
+    scene: Scene,
+) -> None:
     """S5"""
-    kept = Endings()
-    kept.keep(SimpleNamespace(id=1, name="alice"), "", Ending(UNKNOWN, ""))
-    for other in (SimpleNamespace(id=2, name="alice"), SimpleNamespace(id=1, name="bob")):
-        assert kept.get(other, "") is None
+    await failed_and_restarted(scene)
+    scene.row.name = "bob"
+    scene.db.commit()
+    scene.restart()
+    assert scene.user.spawners[""].last_end() is None
+
+
+def test_so_much_is_stored_of_an_end() -> None:
+    end = Ending(Cause("x" * 5000, "y" * 5000, "z" * 5000), "h" * 5000)
+    assert len(end.to_state("alice", bytes.decode)) < 5000
 
 
 # --- the same choices again -----------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 
 from firecrestspawner import reading
 from firecrestspawner.causes import UNKNOWN
-from firecrestspawner.endings import Ending, endings
+from firecrestspawner.ending import Ending
 from firecrestspawner.output import Output
 from firecrestspawner.reading import KEPT, Shelf, Source, source_of
 from tests.unit.spawner.scene import Scene
@@ -22,7 +22,7 @@ def source(number: int = 7) -> Source:
 
 
 async def test_the_job_that_there_is_comes_first(scene: Scene) -> None:
-    endings(scene.user.settings).keep(scene.user, "", Ending(UNKNOWN, "", job_id="6"))
+    scene.spawner().ending = Ending(UNKNOWN, "", job_id="6")
     spawner = await started(scene)
     assert source_of(spawner) == (spawner.spawn.id, "daint", "7", PATH)
 
@@ -37,13 +37,13 @@ async def test_a_restarted_hub_knows_where_a_running_server_writes(scene: Scene)
 
 async def test_then_the_last_whose_end_is_remembered(scene: Scene) -> None:
     ending = Ending(UNKNOWN, "", "s", "daint", "6", Output("/x"))
-    endings(scene.user.settings).keep(scene.user, "", ending)
+    scene.spawner().ending = ending
     assert source_of(scene.spawner()) == ("s", "daint", "6", "/x")
     assert source_of(scene.spawner("other")) is None
 
 
 async def test_a_refused_start_has_no_output(scene: Scene) -> None:
-    endings(scene.user.settings).keep(scene.user, "", Ending(UNKNOWN, ""))
+    scene.spawner().ending = Ending(UNKNOWN, "")
     assert source_of(scene.spawner()) is None
 
 
