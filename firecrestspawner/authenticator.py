@@ -28,7 +28,7 @@ from .entitlements import Desk
 from .errors import Error, LoginRequired, PermissionDenied, ProviderUnavailable
 from .handlers import JobChannelHandler, Switchboard
 from .handout import Handout
-from .login import CallbackHandler, LoginHandler, ReauthHandler, or_page, page
+from .login import CallbackHandler, ChooseHandler, LoginHandler, ReauthHandler, or_page, page
 from .logout import BackchannelLogoutHandler, LogoutHandler, LogoutTokens
 from .models import Secret, TokenSet
 from .oauth import UNAVAILABLE, TokenClient, token_set
@@ -170,6 +170,7 @@ class FirecRESTAuthenticator(GenericOAuthenticator):
             (r"/api/firecrest/hints", HintsHandler, {"desk": Desk()}),
             (r"/api/firecrest/token", TokenHandler, {"handout": handout}),
             (r"/firecrest/output", OutputHandler, {"shelf": Shelf()}),
+            (r"/firecrest/choose", ChooseHandler),
             (r"/firecrest/reauth", ReauthHandler),
             (r"/firecrest/backchannel-logout", BackchannelLogoutHandler),
         ]

@@ -15,6 +15,7 @@ import jinja2
 
 from .client import System
 from .fields import LONGEST, Field
+from .links import LONGEST_CHOICES
 from .options import OF, ignored
 from .profiles import CUSTOM, UNLISTED, Profile, default
 from .settings import Settings
@@ -119,6 +120,7 @@ def render(
         system=wanted if wanted in names else "".join(names[:1]),
         chosen=chosen,
         hints=hints if plain else "",
+        longest_link=LONGEST_CHOICES,
     )
 
 

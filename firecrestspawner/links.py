@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 _LONGEST = 2000
+#: Characters of choices in a link: they come back from a login in a cookie, which may have 4 kB.
+LONGEST_CHOICES = 1500
 
 
 def local_path(target: str, base_url: str) -> str | None:
@@ -42,3 +44,15 @@ def reauth(hub_url: str, back_to: str) -> str:
 def output(hub_url: str, server: str) -> str:
     """The path of the page with the output of the job of one's server called ``server``."""
     return f"{hub_url.rstrip('/')}/firecrest/output?{urlencode({'server': server})}"
+
+
+def choices(hub_url: str, query: str) -> str:
+    """The path of the spawn form, filled in with what the query of a link to choices names.
+
+    Behind a ``#``, since JupyterHub starts a server at once for a query. Raises ValueError for what
+    is no such link.
+    """
+    if len(query) > LONGEST_CHOICES:
+        raise ValueError(f"longer than {LONGEST_CHOICES} characters")
+    chosen = parse_qsl(query, keep_blank_values=True, max_num_fields=100)
+    return f"{hub_url}spawn#{urlencode(chosen)}" if chosen else f"{hub_url}spawn"

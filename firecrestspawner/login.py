@@ -1,10 +1,11 @@
-"""What happens between a user's browser, the Hub and the issuer at a login, and at a re-login?"""
+"""What happens between browser, Hub and issuer at a login, a re-login, a link to choices?"""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
+from jupyterhub.handlers.base import BaseHandler
 from oauthenticator.oauth2 import (
     OAuthCallbackHandler,
     OAuthLoginHandler,
@@ -12,10 +13,10 @@ from oauthenticator.oauth2 import (
     _serialize_state,
 )
 from tornado.httputil import url_concat
-from tornado.web import HTTPError
+from tornado.web import HTTPError, authenticated
 
 from .errors import Error, PermissionDenied
-from .links import local_path
+from .links import choices, local_path
 
 T = TypeVar("T")
 
@@ -115,3 +116,20 @@ class CallbackHandler(OAuthCallbackHandler):
         if user is not None:
             await self.authenticator.note_login(user)
         return user
+
+
+class ChooseHandler(BaseHandler):
+    """``GET /hub/firecrest/choose?system=NAME&...``: the spawn form with these choices.
+
+    Starts nothing, stores nothing. Browsers send nobody what is behind a ``#``, so that a login
+    would lose it; a query comes back from one.
+    """
+
+    @authenticated
+    async def get(self) -> None:
+        """302 to the form, for whoever is logged in; others are sent to do that, and come back."""
+        try:
+            target = choices(self.hub.base_url, self.request.query)
+        except ValueError:
+            raise HTTPError(400, "This is no link to choices.") from None
+        self.redirect(target)

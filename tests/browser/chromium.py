@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
@@ -32,10 +32,10 @@ class NoBrowserError(Exception):
 
 
 @contextlib.contextmanager
-def chromium() -> Iterator[Chrome]:
+def chromium(*flags: str) -> Iterator[Chrome]:
     """A headless Chromium that knows nothing of earlier ones, with a page of WIDTH x HEIGHT.
 
-    Raises NoBrowserError.
+    ``flags`` are further ones of its command line. Raises NoBrowserError.
     """
     driver = shutil.which("chromedriver")
     binary = shutil.which("chromium") or shutil.which("google-chrome")
@@ -44,7 +44,7 @@ def chromium() -> Iterator[Chrome]:
         raise NoBrowserError("Chromium and its driver are needed: apt-get install chromium-driver")
     with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as home:
         service = ChromeService(driver, env={**os.environ, "HOME": home})
-        browser = Chrome(_options(binary), service)
+        browser = Chrome(_options(binary, flags), service)
         try:
             look(browser)
             yield browser
@@ -68,10 +68,10 @@ def look(browser: Chrome, width: int = WIDTH, height: int = HEIGHT, *, dark: boo
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
 
-def _options(binary: str) -> ChromeOptions:
+def _options(binary: str, flags: Sequence[str]) -> ChromeOptions:
     options = ChromeOptions()
     options.binary_location = binary
-    for flag in FLAGS:
+    for flag in (*FLAGS, *flags):
         options.add_argument(flag)
     if os.geteuid() == 0:
         # Chromium refuses to run as root with its sandbox.

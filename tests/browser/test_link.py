@@ -6,15 +6,21 @@ The form alone, in a real browser: what it needs of a Hub is nothing but a page 
 from __future__ import annotations
 
 import json
+import threading
+from contextlib import ExitStack
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
 from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from firecrestspawner import form, profiles, settings
 from firecrestspawner.config import SpawnerConfig
+from tests.browser.chromium import NoBrowserError, chromium
 
 SYSTEMS = {
     "daint": {"option_fields": ["gpus", "runtime"]},
@@ -83,6 +89,30 @@ def test_the_link_that_is_made_chooses_the_same(browser: Chrome, tmp_path: Path)
     link = browser.current_url.partition("#")[2]
     assert "gpus=2" in link and "secret" not in link
     assert opened(browser, tmp_path, link) == first
+
+
+def test_where_the_page_may_not_copy_the_link_is_selected(tmp_path: Path):
+    """As on a site without HTTPS, where browsers have no clipboard for pages."""
+    serve = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), serve) as server, ExitStack() as stack:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        stack.callback(thread.join)
+        stack.callback(server.shutdown)
+        try:
+            mapped = "--host-resolver-rules=MAP hub.example.org 127.0.0.1"
+            browser = stack.enter_context(chromium(mapped))
+        except NoBrowserError as error:
+            pytest.skip(str(error))
+        opened(browser, tmp_path, "")
+        browser.get(f"http://hub.example.org:{server.server_port}/form.html")
+        assert browser.execute_script("return navigator.clipboard === undefined")
+        before = posted(browser)
+        browser.find_element(By.ID, "firecrest-copy").click()
+        WebDriverWait(browser, 10).until(lambda _: "selected" in said(browser))
+        link = browser.execute_script("return window.getSelection().toString()")
+        assert link == browser.current_url and "gpus=3" in link
+        assert posted(browser) == before
 
 
 def test_without_a_link_the_form_is_as_it_was(browser: Chrome, tmp_path: Path):

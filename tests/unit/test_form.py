@@ -29,7 +29,8 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = dict(attrs)
-        if tag in ("input", "select"):
+        # What has no name is not posted: it only shows something.
+        if tag in ("input", "select") and "name" in found:
             name = found["name"] or ""
             if found.get("type") == "radio":
                 self.radios.append(found["id"] or "")

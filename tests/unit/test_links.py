@@ -6,7 +6,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from firecrestspawner.links import local_path, reauth
+from firecrestspawner.links import LONGEST_CHOICES, choices, local_path, reauth
 
 ELSEWHERE = [
     "//evil.example",
@@ -55,3 +55,30 @@ def test_the_link_to_log_in_again_names_the_page_to_come_back_to():
     link = urlsplit(reauth("/jupyter/hub/", "/jupyter/hub/spawn?opt-a=1&b=2"))
     assert link.path == "/jupyter/hub/firecrest/reauth"
     assert parse_qs(link.query) == {"next": ["/jupyter/hub/spawn?opt-a=1&b=2"]}
+
+
+@pytest.mark.parametrize("target", ELSEWHERE)
+def test_a_link_to_choices_leads_to_the_spawn_form_and_nowhere_else(target: str):
+    """S6: whatever is in it is the value of a name, or refused."""
+    for query in (target, f"{target}=1", f"system={target}", f"next={target}"):
+        if len(query) > LONGEST_CHOICES:
+            with pytest.raises(ValueError, match="longer than"):
+                choices("/hub/", query)
+            continue
+        found = choices("/hub/", query)
+        assert found.partition("#")[0] == "/hub/spawn"
+        assert found.isascii() and found.isprintable() and " " not in found
+
+
+def test_a_link_to_choices_names_the_same_in_the_form():
+    link = choices("/jupyter/hub/", "system=mini&account=&time--unlisted-choice=02%3A30&x=%23%26")
+    path, _, fragment = link.partition("#")
+    assert path == "/jupyter/hub/spawn"
+    assert parse_qs(fragment, keep_blank_values=True) == {
+        "system": ["mini"],
+        "account": [""],
+        "time--unlisted-choice": ["02:30"],
+        "x": ["#&"],
+    }
+    with pytest.raises(ValueError, match="fields"):
+        choices("/hub/", "a=1&" * 101)
