@@ -151,6 +151,8 @@ class FirecREST:
         self.deadline = deadline
         self._client: AsyncFirecrest | None = None
         self._guards: dict[str, Guard] = {}
+        #: What users are shown for a system, where that is not its name.
+        self.titles: dict[str, str] = {}
 
     @property
     def client(self) -> AsyncFirecrest:
@@ -175,10 +177,17 @@ class FirecREST:
         """
         key = f"{system} {beside}" if beside else system
         if key not in self._guards:
-            name = BESIDE[beside].format(system) if beside else system or "FirecREST"
-            guard = self._guards[key] = Guard(name)
+            name, title = (
+                BESIDE[beside].format(each) if beside else each or "FirecREST"
+                for each in (system, self.title(system))
+            )
+            guard = self._guards[key] = Guard(name, title)
             observe(BREAKER, lambda: float(guard.breaker.state), system=key)
         return self._guards[key]
+
+    def title(self, system: str) -> str:
+        """What users are shown for a system."""
+        return self.titles.get(system, system)
 
     async def systems(self, token: Secret) -> dict[str, System]:
         """The systems this deployment serves, by name."""
@@ -218,7 +227,8 @@ class FirecREST:
         if found:
             # Of an array job Slurm shows the tasks, under ids of their own: nothing is proven.
             raise BadAnswer(UNREADABLE, detail=detail)
-        raise NotFound(f"The system {system} does not know the job {job_id}.", detail=detail)
+        named = self.title(system)
+        raise NotFound(f"The system {named} does not know the job {job_id}.", detail=detail)
 
     async def jobs(
         self, token: Secret, system: str, *, name: str, all_users: bool, window: str | None = None
@@ -264,7 +274,8 @@ class FirecREST:
         known = isinstance(job_id, str | int) and not isinstance(job_id, bool)
         if not known or not _JOB_ID.fullmatch(str(job_id)):
             raise BadAnswer(
-                f"FirecREST accepted the job on {system} but did not say its number.",
+                f"FirecREST accepted the job on {self.title(system)} but did not say its number.",
+                detail=f"the answer to a submit on {system} holds no job id",
                 ambiguous=True,
             )
         return str(job_id)

@@ -76,6 +76,7 @@ class Cluster:
     ----------
     systems: the API's list of systems, shared by all systems of that API.
     own: the addresses of the Hub's and the proxy's hosts (S8).
+    title: what users are shown for the system; its name where that is empty.
     """
 
     def __init__(
@@ -83,9 +84,11 @@ class Cluster:
         monitor: JobMonitor,
         systems: Shared[dict[str, System]],
         own: frozenset[address.IPAddress],
+        title: str = "",
     ) -> None:
         self.monitor = monitor
         self.name = monitor.system
+        self.title = title or self.name
         self.firecrest = monitor.firecrest
         self._account = monitor.account
         self._systems = systems
@@ -108,12 +111,12 @@ class Cluster:
     def trouble(self) -> str:
         """What is known to be wrong with the system, as a sentence; empty when nothing is."""
         if self.firecrest.guard(self.name).breaker.state is not State.CLOSED:
-            return f"{self.name} does not answer at the moment."
+            return f"{self.title} does not answer at the moment."
         described = self.described
         if described is None or not described.unhealthy:
             return ""
         parts = {SERVICES.get(service, "services") for service in described.unhealthy}
-        return f"{self.name} has trouble with its {' and '.join(sorted(parts))}."
+        return f"{self.title} has trouble with its {' and '.join(sorted(parts))}."
 
     @property
     def described(self) -> System | None:
@@ -126,7 +129,10 @@ class Cluster:
         if found is None:
             found = (await self._systems.get(max_age=30.0)).get(self.name)
         if found is None:
-            raise OptionsError(f"There is no system called {self.name!r} here.")
+            raise OptionsError(
+                f"There is no system called {self.title!r} here.",
+                detail=f"FirecREST has no system called {self.name!r}",
+            )
         return found
 
     async def _fetch_nodes(self) -> _Nodes:
@@ -300,14 +306,25 @@ class Clusters:
         self._keeper: asyncio.Task[None] | None = None
 
     def get(
-        self, url: str, system: str, *, job_name: str, slow: float, fast: float = 2.0
+        self,
+        url: str,
+        system: str,
+        *,
+        job_name: str,
+        slow: float,
+        fast: float = 2.0,
+        title: str = "",
     ) -> Cluster:
-        """The cluster ``system`` behind ``url``; its monitor runs from now on."""
+        """The cluster ``system`` behind ``url``; its monitor runs from now on.
+
+        ``title`` is what users are shown for it.
+        """
         key = (url.rstrip("/"), system)
         if key not in self._clusters:
             firecrest, systems = self._api(key[0])
+            firecrest.titles[system] = title or system
             monitor = JobMonitor(firecrest, system, self.account, job_name, fast=fast, slow=slow)
-            self._clusters[key] = Cluster(monitor, systems, self._own)
+            self._clusters[key] = Cluster(monitor, systems, self._own, title)
             self._keep(monitor.keep_running())
             _show(monitor)
         return self._clusters[key]

@@ -52,12 +52,20 @@ def last_lines(settings: dict[str, Any]) -> LastLines:
 
 
 def last(spawner: Any) -> Ending | None:
-    """The last end of a server, with all that its page shows; None while there is none to tell."""
+    """The last end of a server, with all that its page shows; None while there is none to tell.
+
+    Its ``system`` is what users are shown for that.
+    """
     ending: Ending | None = spawner.ending
     if ending is None:
         return None
     written = last_lines(spawner.user.settings).get(ending.spawn_id)
-    return replace(ending, output=written or ending.output, retry=_retry(spawner))
+    return replace(
+        ending,
+        system=spawner.title(ending.system),
+        output=written or ending.output,
+        retry=_retry(spawner),
+    )
 
 
 async def failed(spawner: Any, error: Error) -> Error:

@@ -122,11 +122,15 @@ class Guard:
 
     Parameters
     ----------
-    name: the system's name, for the sentence that says that it is not asked.
+    name: the system's name, for the log's line that says that it is not asked.
+    title: what users are shown for it; the name where that is empty.
     """
 
-    def __init__(self, name: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, name: str, title: str = "", *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.name = name
+        self.title = title or name
         self.breaker = Breaker(clock=clock)
         self._users = asyncio.Semaphore(USERS)
         # Holds only what is under way.
@@ -150,7 +154,7 @@ class Guard:
             way = self.breaker.admit(account)
             if way is Pass.REFUSED and not insist:
                 raise Unwell(
-                    f"{self.name} does not answer at the moment. Please try again in a minute.",
+                    f"{self.title} does not answer at the moment. Please try again in a minute.",
                     detail=f"{self.name} is not asked: it did not answer the last calls",
                     away=True,
                 )
@@ -204,6 +208,6 @@ class Guard:
             raise
         if turn.cancel():
             raise Unwell(
-                f"{self.name} is busy with other requests. Please try again in a minute.",
+                f"{self.title} is busy with other requests. Please try again in a minute.",
                 detail=f"{self.name} is not asked: too many calls are under way",
             )

@@ -108,11 +108,14 @@ def ignored(names: Iterable[str], system: System) -> list[str]:
     return [name for name in names if name not in _CARRIED]
 
 
-def refuse_ignored(chosen: Iterable[str], system: System) -> None:
-    """Raise OptionsError for the first thing a user asked for that the system would ignore."""
+def refuse_ignored(chosen: Iterable[str], system: System, title: str) -> None:
+    """Raise OptionsError for the first thing a user asked for that the system would ignore.
+
+    ``title`` is what users are shown for the system.
+    """
     for name in ignored(chosen, system):
         raise OptionsError(
-            f"{FIELDS[name].label} cannot be asked for on {system.name}: its scheduler is reached "
+            f"{FIELDS[name].label} cannot be asked for on {title}: its scheduler is reached "
             f"in {system.connection_mode!r} mode, which has no way to."
         )
 

@@ -98,6 +98,7 @@ class OutputHandler(BaseHandler):
             "firecrest_output.html",
             server_name=name,
             source=source,
+            system=spawner.title(source.system) if source else "",
             output=await self.shelf.get(spawner, source) if source else Output("", problem=NO_JOB),
             this_page=page,
             login_again=links.reauth(self.hub.base_url, page),

@@ -119,7 +119,7 @@ def on(config: Any, system: str) -> Settings:
     environments = {name: _environment(name, each) for name, each in get("environments").items()}
     return Settings(
         system=system,
-        display_name=own.get("display_name", system),
+        display_name=title(config.systems, system),
         batch_script=get("batch_script"),
         workdir=get("workdir"),
         python=get("python"),
@@ -176,6 +176,12 @@ def fields(
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
     return found
+
+
+def title(systems: Sequence[str] | Mapping[str, Any], system: str) -> str:
+    """What users are shown for a system: its ``display_name``, or else its name."""
+    named: str = overrides(systems, system).get("display_name", system)
+    return named
 
 
 def _environment(name: str, given: Mapping[str, Any]) -> Environment:

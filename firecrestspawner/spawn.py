@@ -260,13 +260,16 @@ def earlier(
     return jobs, [submitted_at for submitted_at in unsettled if submitted_at]
 
 
-def farewells(states: Mapping[str, Mapping[str, Any]], *, now: float) -> list[str]:
+def farewells(
+    states: Mapping[str, Mapping[str, Any]], title: Callable[[str], str], *, now: float
+) -> list[str]:
     """What a user is told of jobs that were stopped and may still be there, a sentence each.
 
-    ``states`` are the stored states of the user's servers by name; ``now`` is in Unix seconds.
+    ``states`` are the stored states of the user's servers by name, ``title`` says what a system is
+    called; ``now`` is in Unix seconds.
     """
     return [
-        _farewell(name, stone)
+        _farewell(name, stone, title(stone["system"]))
         for name, state in sorted(states.items())
         for stone in state.get("tombstones") or ()
         # One of a submit whose answer was lost: there may never have been a job.
@@ -274,11 +277,11 @@ def farewells(states: Mapping[str, Mapping[str, Any]], *, now: float) -> list[st
     ]
 
 
-def _farewell(name: str, stone: Mapping[str, Any]) -> str:
+def _farewell(name: str, stone: Mapping[str, Any], system: str) -> str:
     server = f"your server {name}" if name else "your server"
     end = "within minutes" if stone["nonce"] else "as soon as it begins"
     return (
-        f"Job {stone['job_id']} on {stone['system']}, of {server}, was stopped but could not be "
+        f"Job {stone['job_id']} on {system}, of {server}, was stopped but could not be "
         f"cancelled: it ends itself {end}."
     )
 

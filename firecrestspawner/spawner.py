@@ -108,7 +108,7 @@ class FirecRESTSpawner(ConversingSpawner):
         token = await self._token(cluster)
         user = await submission.cluster_user(self, self.authenticator.provider, token)
         described = await cluster.system()
-        options.refuse_ignored(chosen, described)
+        options.refuse_ignored(chosen, described, here.display_name)
         if unsent := options.ignored(here.defaults(chosen), described):
             cluster.warn_once(
                 f"The scheduler of {system} is reached in {described.connection_mode!r} mode, "
@@ -242,7 +242,8 @@ class FirecRESTSpawner(ConversingSpawner):
         if watch.ended is not None:
             raise JobEnded(how_it_ended(watch.ended))
         if watch.absent:
-            raise JobEnded(f"The system {spawn.system} no longer knows the job {spawn.job_id}.")
+            system = self.title(spawn.system)
+            raise JobEnded(f"The system {system} no longer knows the job {spawn.job_id}.")
 
     async def _locate(self, spawn: Spawn) -> bool:
         """Check the reported address (S8) and commit it; False while nobody can say."""
@@ -293,10 +294,10 @@ class FirecRESTSpawner(ConversingSpawner):
             spawn = self.spawn
             if spawn is not None:
                 job = self._watch.job if self._watch else None
-                now = time.time()
+                cluster, now = self._cluster(spawn.system), time.time()
                 event = spawn.progress.event(
-                    spawn.stage, job, spawn.job_id, spawn.system, now - spawn.submitted_at,
-                    now=now, trouble=self._cluster(spawn.system).trouble,
+                    spawn.stage, job, spawn.job_id, cluster.title, now - spawn.submitted_at,
+                    now=now, trouble=cluster.trouble,
                     output=links.output(self.hub.base_url, self.name),
                 )  # fmt: skip
                 if event != shown:

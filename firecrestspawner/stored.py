@@ -114,7 +114,12 @@ class StoredSpawner(SpawnerConfig, Spawner):
             job_name=self._job_name(),
             fast=self.fast_poll_interval,
             slow=max(float(self.poll_interval), 5.0, self.fast_poll_interval),
+            title=self.title(system),
         )
+
+    def title(self, system: str) -> str:
+        """What users are shown for a system."""
+        return settings.title(self.systems, system)
 
     def known_systems(self) -> list[str]:
         """The systems that may be chosen, as far as is known without asking; the default first."""
@@ -270,7 +275,8 @@ class StoredSpawner(SpawnerConfig, Spawner):
     def farewells(self) -> list[str]:
         """What the user is told of jobs of all servers that were stopped and may still be there."""
         rows = self.orm_spawner.user.orm_spawners
-        return farewells({name: row.state or {} for name, row in rows.items()}, now=time.time())
+        states = {name: row.state or {} for name, row in rows.items()}
+        return farewells(states, self.title, now=time.time())
 
     def overview(self) -> Overview | None:
         """What the home page says of this server; None while it has no job. Reads memory (C3)."""
@@ -281,7 +287,7 @@ class StoredSpawner(SpawnerConfig, Spawner):
         return overview(
             watch.job if watch else None,
             name=self.name,
-            system=spawn.system,
+            system=self.title(spawn.system),
             job_id=spawn.job_id,
             host=next(iter(spawn.reported.addresses), "") if spawn.reported else "",
             ready=self.ready,

@@ -132,7 +132,7 @@ def job_request(
     template = _template(here.batch_script, system)
     try:
         if system.honours_directives:
-            _refuse_unused(template, chosen, system)
+            _refuse_unused(template, chosen, here.display_name)
         text = script.render(
             template,
             values={**values, **_admins_text(values)},
@@ -193,11 +193,14 @@ def _unused(template: str | Path, names: Iterable[str]) -> list[str]:
     return script.unused(template, asked)
 
 
-def _refuse_unused(template: str | Path, chosen: Mapping[str, str], system: System) -> None:
-    """Raise OptionsError for what the user asked for and the batch script would not pass on."""
+def _refuse_unused(template: str | Path, chosen: Mapping[str, str], title: str) -> None:
+    """Raise OptionsError for what the user asked for and the batch script would not pass on.
+
+    ``title`` is what users are shown for the system.
+    """
     for name in _unused(template, chosen):
         raise OptionsError(
-            f"{FIELDS[name].label} cannot be asked for on {system.name}: its batch script does "
+            f"{FIELDS[name].label} cannot be asked for on {title}: its batch script does "
             f"not use it (option {name!r})."
         )
 

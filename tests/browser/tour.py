@@ -96,7 +96,7 @@ def _two_systems(centre: Centre, window: Window) -> Iterator[str]:
     window.land_in_lab()
     assert [job.nodes for job in centre.unfinished("alice")] == ["nid001", "cn01"]
     window.open("/hub/home")
-    window.see_text("#firecrest-servers", "demo", "nid001", "mini", "cn01")
+    window.see_text("#firecrest-servers", "Demo (GPU)", "nid001", "Mini (CPU)", "cn01")
     yield "home"
     window.press("#stop-second")
     window.see("#start-second").click()

@@ -326,7 +326,7 @@ async def test_a_job_without_nodes_has_to_wait(cluster: Cluster, api: Api) -> No
 
 
 async def test_an_unknown_system_is_the_users_mistake(cluster: Cluster) -> None:
-    cluster.name = "nowhere"
+    cluster.name = cluster.title = "nowhere"
     with pytest.raises(OptionsError, match="nowhere"):
         await cluster.system()
 

@@ -117,10 +117,10 @@ def test_who_names_no_system_gets_the_default(options_: dict[str, str], system: 
 
 def test_a_system_that_ignores_directives_refuses_what_a_user_asked_it_for() -> None:
     rest = System("daint", connection_mode="rest")
-    options.refuse_ignored(["partition", "account", "reservation"], rest)
-    with pytest.raises(OptionsError, match="Run time"):
-        options.refuse_ignored(["partition", "runtime"], rest)
-    options.refuse_ignored(["runtime"], System("daint"))
+    options.refuse_ignored(["partition", "account", "reservation"], rest, "Daint")
+    with pytest.raises(OptionsError, match="Run time cannot be asked for on Daint:"):
+        options.refuse_ignored(["partition", "runtime"], rest, "Daint")
+    options.refuse_ignored(["runtime"], System("daint"), "Daint")
 
 
 def test_what_a_system_ignores_is_named() -> None:

@@ -308,9 +308,9 @@ def test_what_a_user_is_told_of_jobs_that_could_not_be_cancelled() -> None:
         "gpu": {"tombstones": [stone("b", job_id="8"), stone("c", job_id=""), stone("d", until=1)]},
         "idle": {},
     }
-    assert farewells(states, now=5.0) == [
-        "Job 7 on daint, of your server, was stopped but could not be cancelled: it ends itself "
+    assert farewells(states, str.title, now=5.0) == [
+        "Job 7 on Daint, of your server, was stopped but could not be cancelled: it ends itself "
         "within minutes.",
-        "Job 8 on daint, of your server gpu, was stopped but could not be cancelled: it ends "
+        "Job 8 on Daint, of your server gpu, was stopped but could not be cancelled: it ends "
         "itself as soon as it begins.",
     ]

@@ -51,6 +51,7 @@ class Api:
         self.reading = asyncio.Event()
         #: What jobs were started and cancelled with.
         self.tokens: list[str] = []
+        self.titles: dict[str, str] = {}
 
     def guard(self, system: str) -> Guard:
         return Guard(system)

@@ -175,7 +175,7 @@ async def test_trouble_is_shown_beside_the_system(scene: Scene, api: Api) -> Non
     await prepared(scene)
     page = await scene.spawner("named").get_options_form()
     assert ">Eiger (has trouble)<" in page
-    assert "eiger has trouble with its scheduler." in page
+    assert "Eiger has trouble with its scheduler." in page
 
 
 @pytest.mark.parametrize(
