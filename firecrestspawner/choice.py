@@ -34,9 +34,29 @@ async def page(spawner: Any) -> str:
         described = cluster.described if cluster else None
         unused = submission.unused(here, here.fields, described)
         panels.append(form.Panel(here, cluster.trouble if cluster else "", described, unused))
-    return form.render(
-        panels, spawner.user_options or {}, await offered(spawner), hints=_hints(spawner)
-    )
+    listed = [_honoured(spawner, each) for each in await offered(spawner)]
+    return form.render(panels, spawner.user_options or {}, listed, hints=_hints(spawner))
+
+
+def _honoured(spawner: Any, profile: Profile) -> Profile:
+    """What is left of a profile on its system, as far as that is known without asking.
+
+    Where it is for a choice to name the system, that is the start's to say.
+    """
+    names = spawner.known_systems()
+    system = profile.override.get("system") or "".join(names[:1])
+    choices = [each for option in profile.options.values() for each in option.overrides]
+    if not spawner.firecrest_url or system not in names or any("system" in c for c in choices):
+        return profile
+    cluster = spawner._cluster(system)
+    here = submission.of_system(spawner, system)
+    lost = submission.lost(here, profile.requests, cluster.described)
+    if lost:
+        cluster.warn_once(
+            f"c.FirecRESTSpawner.profile_list: {profile.slug}: {system} has no use for "
+            f"{', '.join(f'req_{name}' for name in lost)}, which is not offered"
+        )
+    return profile.honoured(lost)
 
 
 def _hints(spawner: Any) -> str:
@@ -59,7 +79,7 @@ async def made(spawner: Any) -> tuple[Settings, dict[str, str]]:
     names = spawner.known_systems()
     default = names[0] if names else ""
     wanted = spawner.user_options
-    listed = await offered(spawner)
+    listed = [_honoured(spawner, each) for each in await offered(spawner)]
     profile = profiles.choose(listed, wanted)
     if profile is None:
         system = options.choose_system(wanted, names, default)

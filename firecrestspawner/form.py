@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 
 from .client import System
-from .fields import LONGEST, Field
+from .fields import FIELDS, LONGEST, Field
 from .links import LONGEST_CHOICES
 from .options import OF, ignored
 from .profiles import CUSTOM, UNLISTED, Profile, default
@@ -121,6 +121,7 @@ def render(
         chosen=chosen,
         hints=hints if plain else "",
         longest_link=LONGEST_CHOICES,
+        labels={name: each.label for name, each in FIELDS.items()},
     )
 
 
@@ -138,5 +139,5 @@ def _selected(profiles: Sequence[Profile], chosen: Mapping[str, Any], plain: boo
     wanted = chosen.get("profile")
     if plain and chosen and wanted in (None, CUSTOM):
         return CUSTOM
-    slugs = [each.slug for each in profiles]
+    slugs = [each.slug for each in profiles if not each.lost]
     return wanted if isinstance(wanted, str) and wanted in slugs else default(profiles).slug

@@ -6,8 +6,8 @@ The convention of kubespawner's ``profile_list``, so that a site can bring its o
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .errors import OptionsError
@@ -63,10 +63,33 @@ class Option:
     default: str
     unlisted: Unlisted | None = None
 
+    @property
+    def overrides(self) -> list[Mapping[str, Any]]:
+        """What each of its choices sets."""
+        own = [] if self.unlisted is None else [self.unlisted.override]
+        return [*(choice.override for choice in self.choices.values()), *own]
+
+    def honoured(self, lost: Collection[str]) -> Option | None:
+        """What is left of it where requests called ``lost`` come to nothing; None for nothing."""
+
+        def fits(override: Mapping[str, Any]) -> bool:
+            return not set(requested([override])) & set(lost)
+
+        choices = {key: each for key, each in self.choices.items() if fits(each.override)}
+        if not choices:
+            return None
+        default = self.default if self.default in choices else next(iter(choices))
+        own = self.unlisted if self.unlisted and fits(self.unlisted.override) else None
+        return replace(self, choices=choices, default=default, unlisted=own)
+
 
 @dataclass(frozen=True)
 class Profile:
-    """One ready-made start: ``override`` is what it sets, ``options`` what is left to choose."""
+    """One ready-made start: ``override`` is what it sets, ``options`` what is left to choose.
+
+    ``lost`` are the requests, by short name, for which its system has no use: with one that it
+    always makes it cannot be started. ``left_out`` are those of choices that are not offered.
+    """
 
     slug: str
     display_name: str
@@ -74,6 +97,27 @@ class Profile:
     default: bool = False
     override: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Option] = field(default_factory=dict)
+    lost: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def requests(self) -> list[str]:
+        """What it may request, by short names."""
+        offered = [option.overrides for option in self.options.values()]
+        return requested([self.override, *(each for some in offered for each in some)])
+
+    def honoured(self, lost: Collection[str]) -> Profile:
+        """The profile where requests called ``lost`` (short names) come to nothing.
+
+        Choices that make one are not offered, and options without a choice are none.
+        """
+        fits = {key: option.honoured(lost) for key, option in self.options.items()}
+        return replace(
+            self,
+            options={key: option for key, option in fits.items() if option is not None},
+            lost=tuple(name for name in requested([self.override]) if name in lost),
+            left_out=tuple(name for name in self.requests if name in lost),
+        )
 
     def chosen(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """What a user's ``options`` set, defaults included, by whole names (``req_gpus``, ...).
@@ -102,6 +146,12 @@ class Profile:
         return found
 
 
+def requested(overrides: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The short names of the requests that any of these make, each once."""
+    names = [name[4:] for override in overrides for name in override if name.startswith("req_")]
+    return list(dict.fromkeys(names))
+
+
 def choose(profiles: Sequence[Profile], options: Mapping[str, Any]) -> Profile | None:
     """The profile a user asked for; None for plain options.
 
@@ -121,7 +171,8 @@ def choose(profiles: Sequence[Profile], options: Mapping[str, Any]) -> Profile |
 
 
 def default(profiles: Sequence[Profile]) -> Profile:
-    """The one that is marked so, else the first."""
+    """The one that is marked so, else the first; one that can be started, if there is any."""
+    profiles = [each for each in profiles if not each.lost] or profiles
     return next((each for each in profiles if each.default), profiles[0])
 
 

@@ -109,6 +109,7 @@ class FirecRESTSpawner(ConversingSpawner):
         user = await submission.cluster_user(self, self.authenticator.provider, token)
         described = await cluster.system()
         options.refuse_ignored(chosen, described, here.display_name)
+        submission.refuse_lost(here, described)
         if unsent := options.ignored(here.defaults(chosen), described):
             cluster.warn_once(
                 f"The scheduler of {system} is reached in {described.connection_mode!r} mode, "

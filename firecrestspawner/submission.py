@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from traitlets import TraitError
 
-from . import address, output, profiles, script, settings
+from . import address, options, output, profiles, script, settings
 from .client import JobRequest, System
 from .config import SpawnerConfig
 from .errors import ConfigurationError, OptionsError
@@ -82,9 +82,24 @@ def _check_settings(spawner: SpawnerConfig) -> None:
                 "'systems'"
             )
         try:
-            of_system(spawner, system).with_profile(profile.override)
+            here = of_system(spawner, system).with_profile(profile.override)
+            _check_use(here, profile.requests)
         except ValueError as error:
             raise ValueError(f"FirecRESTSpawner.profile_list: {profile.slug}: {error}") from None
+
+
+def _check_use(here: Settings, requests: Iterable[str]) -> None:
+    """Raise ValueError for a request that the system's batch script has no use for.
+
+    As far as that is known while nobody has asked FirecREST about the system: of a script that is
+    named, and of what FirecREST's API does not carry beside it in any mode.
+    """
+    if not here.batch_script:
+        return
+    scheduler = here.batch_script.partition("-")[0]
+    for name in lost(here, requests, System(here.system, scheduler=scheduler)):
+        if name not in FIELDS or not FIELDS[name].api:
+            raise ValueError(f"the batch script of {here.system} does not use req_{name}")
 
 
 def networks(here: Settings) -> list[address.IPNetwork]:
@@ -186,6 +201,34 @@ def unused(here: Settings, names: Iterable[str], system: System | None) -> list[
         return _unused(_template(here.batch_script, system), names)
     except (ConfigurationError, script.ScriptError):
         return []  # the start says what is wrong
+
+
+def lost(here: Settings, requests: Iterable[str], system: System | None) -> list[str]:
+    """Those of the ``requests``, short names, that would come to nothing on the system.
+
+    Its connection mode drops them, or its batch script does not use them; as far as can be told.
+    """
+    if system is None:
+        return []
+    if not system.honours_directives:
+        return options.ignored(requests, system)
+    try:
+        return script.unused(_template(here.batch_script, system), requests)
+    except (ConfigurationError, script.ScriptError):
+        return []  # the start says what is wrong
+
+
+def refuse_lost(here: Settings, system: System) -> None:
+    """Raise OptionsError for what a user's profile requests, and would come to nothing."""
+    requests = [name for name in here.profile if name not in settings.NOT_REQUESTS]
+    for name in lost(here, requests, system):
+        label = FIELDS[name].label if name in FIELDS else name
+        raise OptionsError(
+            f"This profile cannot be started on {here.display_name}, which has no use for what it "
+            f"sets: {label}.",
+            detail=f"c.FirecRESTSpawner.profile_list: req_{name} comes to nothing on "
+            f"{here.system}: its batch script does not use it, or its connection mode drops it",
+        )
 
 
 def _unused(template: str | Path, names: Iterable[str]) -> list[str]:

@@ -137,6 +137,38 @@ def test_a_default_that_no_environment_has_is_named_at_start_up(
     assert "'req_colour'" in submission.unworkable(app)
 
 
+@pytest.mark.parametrize(
+    ("script", "sets", "named"),
+    [
+        ("#!/bin/sh\n{{cmd}}\n", {"req_gpus": "1"}, "one: the batch script of daint"),
+        ("slurm", {"req_image": "/a.sif"}, "does not use req_image"),
+        ("slurm-apptainer", {"req_image": "/a.sif"}, ""),
+        ("pbs", {"req_qos": "high"}, "does not use req_qos"),
+        # FirecREST's API carries it in some modes, and which one it is nobody knows yet.
+        ("#!/bin/sh\n{{cmd}}\n", {"req_partition": "debug"}, ""),
+        ("", {"req_image": "/a.sif"}, ""),
+    ],
+)
+def test_what_a_batch_script_has_no_use_for_in_a_profile_is_named_at_start_up(
+    monkeypatch: pytest.MonkeyPatch, script: str, sets: dict[str, str], named: str
+) -> None:
+    for name in ("SA_CLIENT_ID", "SA_CLIENT_SECRET", "SA_AUTH_TOKEN_URL"):
+        monkeypatch.setenv(name, "x")
+    fixed = {"display_name": "One", "spawner_override": sets}
+    option = {"size": {"choices": {"one": {"spawner_override": sets}}}}
+    for profile in (fixed, {"display_name": "One", "profile_options": option}):
+        config = Config(
+            FirecRESTSpawner={
+                "system": "daint",
+                "batch_script": script,
+                "profile_list": [profile],
+            }
+        )
+        app = SimpleNamespace(spawner_class=FirecRESTSpawner, internal_ssl=False, config=config)
+        problem = submission.unworkable(app)
+        assert named in problem and bool(named) is bool(problem)
+
+
 def test_a_subclass_may_have_settings_of_its_own_there() -> None:
     class Sites(SpawnerConfig):
         req_licence = SpawnerConfig.req_qos.__class__(help="A licence.").tag(config=True)

@@ -171,3 +171,92 @@ async def test_a_partitions_limit_holds_also_where_it_is_the_usual_one(
     with pytest.raises(OptionsError, match="at most 30"):
         await prepared(scene, runtime="31", **named)
     await prepared(scene, runtime="31", partition="long")
+
+
+# --- what the system of a profile has no use for ----------------------------------------------
+
+GPUS = {
+    "one": {"display_name": "One", "spawner_override": {"req_gpus": "1"}},
+    "four": {"display_name": "Four", "spawner_override": {"req_gpus": "4"}},
+}
+CHOOSY = [
+    {"display_name": "Hour", "spawner_override": {"req_runtime": "01:00:00"}},
+    {
+        "display_name": "Debug",
+        "description": "Starts soon",
+        "spawner_override": {"req_partition": "debug"},
+        "profile_options": {"size": {"display_name": "GPUs", "choices": GPUS}},
+    },
+]
+#: A site's own, which has no place for a run time or for GPUs.
+OWN_SCRIPT = "#!/bin/sh\n#SBATCH --job-name={{job_name}} -p {{partition}}\n{{cmd}}\n"
+IN_VAIN = [("rest", ""), ("ssh", OWN_SCRIPT)]
+
+
+@pytest.fixture
+def choosy(scene: Scene, api: Api, mode: str, script: str) -> Scene:
+    api.described = System("daint", connection_mode=mode)
+    scene.config.FirecRESTSpawner.systems = {"daint": {"display_name": "Daint (GPU)"}}
+    scene.config.FirecRESTSpawner.batch_script = script
+    scene.config.FirecRESTSpawner.profile_list = CHOOSY
+    return scene
+
+
+@pytest.mark.parametrize(("mode", "script"), IN_VAIN)
+async def test_the_form_offers_of_a_profile_what_its_system_can_honour(
+    choosy: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And says why; so does the log, once."""
+    await prepared(choosy, "one", profile="custom")
+    for name in ("two", "three"):
+        page = await choosy.spawner(name).get_options_form()
+        hour = page[page.index('value="hour"') : page.index('value="debug"')]
+        debug = page[page.index('value="debug"') : page.index('value="custom"')]
+        assert " disabled" in hour and " checked" not in hour
+        assert "It cannot be chosen: its system has no use for Run time." in hour
+        assert " disabled" not in debug and " checked" in debug
+        assert "Starts soon. Some of its choices are left out: its system has no use for GPUs." in (
+            " ".join(debug.split())
+        )
+        assert "size@" not in page and "Four" not in page
+    warned = [line for line in caplog.messages if "profile_list" in line]
+    assert len(warned) == 2
+    assert "hour: daint has no use for req_runtime" in warned[0]
+    assert "debug: daint has no use for req_gpus" in warned[1]
+
+
+@pytest.mark.parametrize(("mode", "script"), IN_VAIN)
+async def test_a_start_that_would_lose_what_its_profile_says_is_refused(choosy: Scene) -> None:
+    """Also while nobody had heard of the system, so that the form has offered it."""
+    with pytest.raises(OptionsError, match=r"cannot be started on Daint \(GPU\).*: Run time\."):
+        await prepared(choosy, "first", profile="hour")
+    assert not choosy.api.requests
+    with pytest.raises(OptionsError, match="no option called 'size'"):
+        await prepared(choosy, profile="debug", size="four")
+    await prepared(choosy, "other", profile="debug")
+    assert (await prepared(choosy, "none"))[0].system == "daint"
+
+
+@pytest.mark.parametrize(("mode", "script"), [("ssh", "")])
+async def test_where_all_can_be_honoured_all_is_offered(choosy: Scene) -> None:
+    await prepared(choosy, "one", profile="debug", size="four")
+    page = await choosy.spawner("two").get_options_form()
+    assert "size@@debug" in page and " disabled" not in page.split("<script>")[0]
+    assert "has no use for" not in page
+
+
+async def test_of_one_whose_system_is_chosen_with_an_option_the_start_says_it(
+    scene: Scene, api: Api
+) -> None:
+    api.others = [System("eiger", connection_mode="rest")]
+    places = {name: {"spawner_override": {"system": name}} for name in ("daint", "eiger")}
+    scene.config.FirecRESTSpawner.profile_list = [
+        {
+            "display_name": "Hour",
+            "spawner_override": {"req_runtime": "01:00:00"},
+            "profile_options": {"place": {"choices": places}},
+        }
+    ]
+    assert (await prepared(scene, "one", profile="hour", place="daint"))[0].system == "daint"
+    with pytest.raises(OptionsError, match=r"cannot be started on eiger.*: Run time"):
+        await prepared(scene, "two", profile="hour", place="eiger")
