@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from selenium.common.exceptions import (
     NoSuchElementException,
@@ -194,7 +195,9 @@ class Window:
         """
         said = self.wait(self._refused, "the start is refused", START_TIMEOUT)
         if not self.browser.find_elements(By.ID, "spawn_form"):
-            self.open(self.browser.current_url.removeprefix(self.url).replace("-pending", ""))
+            # Without its query: JupyterHub starts a server at once for one, be it only the token
+            # that its own form has posted along.
+            self.open(urlsplit(self.browser.current_url).path.replace("-pending", ""))
             self.see("#spawn_form")
         assert said is not None
         return said.removeprefix("Error: ").removeprefix("Spawn failed: ")
