@@ -25,7 +25,7 @@ from .progress import Stage
 from .service import ServiceAccount
 from .slices import Slices
 from .spawn import TOMBSTONES, Spawn, Tombstone, farewells
-from .vault import seal, unseal
+from .vault import has_key, seal, unseal
 from .watch import Watch
 
 #: Seconds that a restarted Hub waits for a server's answer. Less than its init_spawners_timeout,
@@ -149,7 +149,8 @@ class StoredSpawner(SpawnerConfig, Spawner):
         if self.tombstones:
             state["tombstones"] = [stone.to_state(seal) for stone in self.tombstones]
         # A Hub that dies while a failed start is still there takes that up again, and sees the end.
-        if self.ending is not None and self.spawn is None:
+        # One without a key can start nothing, but it has to say so.
+        if self.ending is not None and self.spawn is None and has_key():
             state["ending"] = self.ending.to_state(self.user.name, seal)
         return state
 

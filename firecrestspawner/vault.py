@@ -26,6 +26,11 @@ def seal(data: bytes) -> str:
     return _fernet().encrypt(data).decode()
 
 
+def has_key() -> bool:
+    """Whether the Hub has a key to encrypt with."""
+    return bool(CryptKeeper.instance().keys)
+
+
 def unseal(text: str) -> bytes:
     """Decrypt. Raises ValueError for what was sealed with a key the Hub does not have."""
     try:

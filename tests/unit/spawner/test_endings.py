@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import pytest
+from jupyterhub.crypto import CryptKeeper
 
 from firecrestspawner import options, output
 from firecrestspawner.causes import UNKNOWN, Cause
@@ -309,6 +310,18 @@ async def test_a_new_start_forgets_what_was_stored(scene: Scene) -> None:
     spawner = scene.user.spawners[""]
     spawner.clear_state()
     assert spawner.last_end() is None and "ending" not in spawner.get_state()
+
+
+async def test_a_hub_without_a_key_still_says_why_nothing_starts(scene: Scene) -> None:
+    """Its end is not stored; what would raise in User.stop would leave the server stopping."""
+    scene.let_users_spawn()
+    CryptKeeper.instance().keys = []
+    scene.logins.error = LoginRequired("Log in again to continue.")
+    spawner = scene.spawner()
+    with pytest.raises(Exception, match="Log in again"):
+        await scene.user.spawn()
+    assert spawner.last_end().cause.name == "login-required" and not spawner._stop_pending
+    assert scene.row.orm_spawners[""].state == {}
 
 
 async def test_an_end_that_cannot_be_opened_is_forgotten(scene: Scene) -> None:
