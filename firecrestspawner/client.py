@@ -177,11 +177,9 @@ class FirecREST:
         """
         key = f"{system} {beside}" if beside else system
         if key not in self._guards:
-            name, title = (
-                BESIDE[beside].format(each) if beside else each or "FirecREST"
-                for each in (system, self.title(system))
-            )
-            guard = self._guards[key] = Guard(name, title)
+            what = BESIDE.get(beside, "{}")
+            named = (what.format(each or "FirecREST") for each in (system, self.title(system)))
+            guard = self._guards[key] = Guard(*named)
             observe(BREAKER, lambda: float(guard.breaker.state), system=key)
         return self._guards[key]
 

@@ -315,10 +315,7 @@ class Clusters:
         fast: float = 2.0,
         title: str = "",
     ) -> Cluster:
-        """The cluster ``system`` behind ``url``; its monitor runs from now on.
-
-        ``title`` is what users are shown for it.
-        """
+        """The cluster ``system``, to users ``title``, behind ``url``; its monitor runs at once."""
         key = (url.rstrip("/"), system)
         if key not in self._clusters:
             firecrest, systems = self._api(key[0])
