@@ -98,7 +98,8 @@ class RawServer:
         if self.behaviour == RESET_AFTER:
             _linger_not(connection)
         elif isinstance(self.behaviour, bytes):
-            connection.sendall(self.behaviour)
+            with contextlib.suppress(OSError):  # the peer has read enough of it
+                connection.sendall(self.behaviour)
         return True
 
 
