@@ -72,7 +72,7 @@ async def choose(
     addresses: Sequence[str],
     port: int,
     *,
-    job_nodes: str | None,
+    job_nodes: str,
     nodes: Mapping[str, Sequence[str]],
     networks: Sequence[IPNetwork],
     own: Collection[IPAddress],
@@ -85,8 +85,7 @@ async def choose(
     Parameters
     ----------
     addresses: host names and numeric addresses, in the job's own order of preference.
-    job_nodes: the hostlist of the job's nodes, as the service account sees it; None where the
-        scheduler does not say. Then the job's own word for it is taken, among the system's nodes.
+    job_nodes: the hostlist of the job's nodes, as the service account sees it.
     nodes: the system's node list: each node's name, and the addresses known for it.
     networks: where servers may be; empty for exactly the addresses of the job's nodes.
     own: the Hub's and the proxy's addresses.
@@ -100,14 +99,12 @@ async def choose(
     low, high = ports
     if (low or high) and not low <= port <= high:
         raise AddressRefused(f"{_REFUSED}: port {port} is outside {low}-{high}.")
-    job_names = _claimed(addresses, nodes) if job_nodes is None else expand(job_nodes)
+    job_names = expand(job_nodes)
     known = {name: nodes[name] for name in job_names if name in nodes}
     if not known or len(known) != len(job_names):
         raise AddressRefused(
             f"{_REFUSED}: the job does not run on nodes of the system.",
-            detail=f"the job's nodes {job_nodes[:200]!r} are not in the system's node list"
-            if job_nodes is not None
-            else f"{', '.join(addresses)[:200]} are no nodes in the system's node list",
+            detail=f"the job's nodes {job_nodes[:200]!r} are not in the system's node list",
         )
     if not networks:
         networks = await _networks_of(known, resolve)

@@ -255,16 +255,15 @@ class Cluster:
             job = await self.monitor.confirm(watch)
         if watch.stranger:
             raise stranger(watch, self.name)
-        told = job is not None and bool(job.nodes)
-        if job is None or not (told or await self._tells_no_node(job)):
+        if job is None or not job.nodes:
             raise NodesUnknown("The cluster has not said yet on which node the job runs.")
         nodes = (await self._nodes.get(LIST_AGE)).addresses
-        if told and not set(address.expand(job.nodes)) <= set(nodes):
+        if not set(address.expand(job.nodes)) <= set(nodes):
             nodes = (await self._nodes.get(max_age=10.0)).addresses
         return await address.choose(
             addresses,
             port,
-            job_nodes=job.nodes if told else None,
+            job_nodes=job.nodes,
             nodes=nodes,
             networks=networks,
             own=self._own,
@@ -272,10 +271,6 @@ class Cluster:
             resolve=resolve,
             template=template,
         )
-
-    async def _tells_no_node(self, job: Job) -> bool:
-        """Whether the job runs, and this scheduler never says where: PBS, through FirecREST."""
-        return job.state is JobState.RUNNING and (await self.system()).scheduler == "pbs"
 
 
 def stranger(watch: Watch, system: str) -> AddressRefused:

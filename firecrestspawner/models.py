@@ -15,6 +15,8 @@ from .states import is_pbs, pbs_end
 TEXT_LIMIT = 300
 #: No time is later (Unix seconds), and no time limit longer.
 _FAR_AWAY = 10**11
+#: Seconds: what time zones differ by, and how old PBS's count of a job's time may be.
+_QUARTER, _COUNT_AGE = 900, 150
 
 
 class Secret:
@@ -56,7 +58,7 @@ class Job:
     """One job as FirecREST describes it; times are Unix seconds or None.
 
     Fields as in the API description's ``JobModelOutput``. ``nodes`` is the scheduler's hostlist
-    expression, empty while pending, and always with PBS.
+    expression, empty while pending.
     """
 
     id: str
@@ -77,8 +79,8 @@ class Job:
     elapsed: int | None = field(default=None, compare=False)
 
     @classmethod
-    def from_api(cls, row: Any) -> Job:
-        """Read one element of the API's ``jobs`` list.
+    def from_api(cls, row: Any, *, now: float | None = None) -> Job:
+        """Read one element of the API's ``jobs`` list, as it came in ``now`` (Unix seconds).
 
         Raises ValueError when ``row`` is not an object with a ``jobId`` and a ``status``.
         """
@@ -96,12 +98,7 @@ class Job:
             JobState.parse(state_text),
             *map(_number, (status.get("exitCode"), status.get("interruptSignal"))),
         )
-        if is_pbs(state_text):
-            # What FirecREST calls a PBS job's nodes is what was asked for, such as "1:ppn=4".
-            nodes = ""
-            if state is JobState.COMPLETED and code:
-                state, code, signal = pbs_end(code)
-        return cls(
+        job = cls(
             id=_text(row["jobId"]),
             name=_text(row.get("name")),
             user=_text(row.get("user")),
@@ -118,6 +115,19 @@ class Job:
             signal=signal,
             elapsed=_number(times.get("elapsed")),
         )
+        return job._of_pbs(time.time() if now is None else now) if is_pbs(state_text) else job
+
+    def _of_pbs(self, now: float) -> Job:
+        """This job, which is one of PBS's, in the words that are used of Slurm's."""
+        if self.state is JobState.PENDING:
+            return replace(self, nodes="")  # what it asked for stands there, as "2:ppn=4"
+        nodes = ",".join(dict.fromkeys(self.nodes.split(",")))  # they are named for each chunk
+        if self.state is JobState.COMPLETED:
+            state, code, signal = pbs_end(self.exit_code or 0, began=self.start is not None)
+            return replace(self, nodes=nodes, state=state, exit_code=code, signal=signal)
+        if self.state is JobState.RUNNING:
+            return replace(self, nodes=nodes, elapsed=_counted_on(self.elapsed, self.start, now))
+        return replace(self, nodes=nodes)
 
     def belongs_to(self, user: str, name: str) -> bool:
         """True when user and job name agree with what was submitted (R10)."""
@@ -202,6 +212,19 @@ def _seconds(value: Any) -> int | None:
     """
     number = _number(value)
     return number if number is not None and 0 < number < _FAR_AWAY else None
+
+
+def _counted_on(elapsed: int | None, start: int | None, now: float) -> int | None:
+    """How long a PBS job has run ``now``.
+
+    PBS's own count is up to two minutes old (OpenPBS, MAX_CHECK_POLL_TIME). ``start`` is right but
+    for whole quarters of an hour, as FirecREST reads it in its own time zone. Where the two do not
+    agree, as of a job that was suspended, the count is all there is.
+    """
+    if elapsed is None or start is None:
+        return elapsed
+    since = (int(now) - start - elapsed) % _QUARTER
+    return elapsed + since if since <= _COUNT_AGE else elapsed
 
 
 @dataclass(frozen=True)

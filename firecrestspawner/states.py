@@ -14,6 +14,7 @@ from __future__ import annotations
 import enum
 import functools
 import re
+import signal
 
 
 class JobState(enum.Enum):
@@ -73,17 +74,23 @@ def is_pbs(text: str) -> bool:
     return len(text) == 1
 
 
-def pbs_end(status: int) -> tuple[JobState, int, int]:
-    """How a finished PBS job ended, by its ``Exit_status`` other than 0: state, exit code, signal.
+def pbs_end(status: int, *, began: bool) -> tuple[JobState, int, int]:
+    """How a finished PBS job ended, by its ``Exit_status``: state, exit code, signal.
 
-    From 256 on it is a signal (on some systems from 128 on, as a shell says it); a negative one is
-    PBS's own word (PBS Professional Administrator's Guide, "Job Exit Status Codes"; pbs_error.h).
+    FirecREST says 0 where there is none: of a job that was deleted before it ``began``. From 256 on
+    it is the signal that ended the login shell around the script, which is qdel's SIGTERM; from 128
+    on the script's shell tells of one; a negative one is PBS's own word (PBS Professional
+    Administrator's Guide, "Job Exit Status Codes"; OpenPBS, job.h).
     """
     if status < 0:
         return _PBS_ENDS.get(status, JobState.FAILED), 1, 0
-    if status >= 128:
-        return JobState.FAILED, 0, status % 128
-    return JobState.FAILED, status, 0
+    if status == 256 + signal.SIGTERM or not (began or status):
+        return JobState.CANCELLED, 0, status % 256
+    if status >= 256:
+        return JobState.FAILED, 0, status % 256
+    if 128 < status <= 128 + signal.SIGRTMAX:
+        return JobState.FAILED, 0, status - 128
+    return JobState.FAILED if status else JobState.COMPLETED, status, 0
 
 
 _PBS_ENDS = {

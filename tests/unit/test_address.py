@@ -35,7 +35,7 @@ async def resolve(name: str) -> Sequence[str]:
 async def choose(
     *addresses: str,
     port: int = 20005,
-    job_nodes: str | None = "nid001",
+    job_nodes: str = "nid001",
     networks: Sequence[str] = (),
     ports: tuple[int, int] = (20000, 20999),
     template: str = "",
@@ -66,35 +66,6 @@ async def test_of_a_multi_homed_job_the_first_address_that_passes_wins() -> None
     """S8."""
     found = await choose("192.168.7.7", "127.0.0.1", "10.1.0.1", "10.1.0.2")
     assert found == ("10.1.0.1", 20005)
-
-
-@pytest.mark.parametrize(
-    ("reported", "found"),
-    [
-        (("nid001",), "10.1.0.1"),
-        (("nid002.cluster.example", "192.168.7.7"), "10.1.0.2"),
-        (("10.1.0.2",), "10.1.0.2"),
-        (("nid003.hsn",), "10.2.0.3"),
-        (("nid001", "10.1.0.2"), "10.1.0.1"),
-        (("10.1.0.99", "8.8.8.8", "nid002"), "10.1.0.2"),
-    ],
-)
-async def test_where_no_scheduler_says_it_a_job_names_its_node_among_the_systems(
-    reported: tuple[str, ...], found: str
-) -> None:
-    """S8: the networks are those of the nodes that it names, unless the site has named some."""
-    assert await choose(*reported, job_nodes=None) == (found, 20005)
-
-
-@pytest.mark.parametrize(
-    "reported", [("evil.example",), ("10.1.0.77",), ("8.8.8.8", "127.0.0.1"), ("loop",), ()]
-)
-async def test_what_is_no_node_of_the_system_is_refused_whoever_says_it(
-    reported: tuple[str, ...],
-) -> None:
-    """S8"""
-    with pytest.raises(AddressRefused):
-        await choose(*reported, job_nodes=None)
 
 
 @pytest.mark.parametrize(
@@ -189,11 +160,10 @@ def test_a_network_that_is_none_is_named() -> None:
         (["10.1.0.2"], "nid[001-002]", "172.16.0.2"),
         (["192.168.7.7"], "nid[001-002]", "172.16.0.1"),
         (["172.16.0.2"], "nid001", "172.16.0.1"),
-        (["nid002"], None, "172.16.0.2"),
     ],
 )
 async def test_behind_a_translation_the_sites_template_leads_to_the_jobs_node(
-    addresses: list[str], job_nodes: str | None, found: str
+    addresses: list[str], job_nodes: str, found: str
 ) -> None:
     """S8: whatever else the job reports."""
     where = await choose(
