@@ -5,9 +5,9 @@ script (script.py), where ``{{cmd}}`` runs it.
 
 1. *Claim.* Ticket and job facts come from the environment, or, where that was cleaned
    (``srun --export=NONE``, ``apptainer --cleanenv``), from a file that the script wrote, whose path
-   is ``argv[1]``. Both are gone before anything else starts. Of several tasks one acts.
+   is ``argv[1]``. Both are gone before anything starts. Of several tasks one acts.
 2. *hello* until the Hub answers or patience is over. The answer brings environment and command.
-3. The command runs in a session of its own, on a free port; *ready* once it, nobody else, listens.
+3. The command runs in a group of its own, on a free port; *ready* once it, nobody else, listens.
 4. *alive* as long as it lives. Only a verdict signed for this spawn (or a day of nothing but
    "unknown") ends it: no HTTP status, no login page, no dead Hub.
 5. *exiting*, and the server's own exit code.
@@ -43,11 +43,11 @@ if TYPE_CHECKING:
 FIRST_DELAY, LONGEST_DELAY = 0.5, 60.0  # between retries: doubles, jittered
 REQUEST_DEADLINE = 10.0
 SHORTEST_ALIVE, LONGEST_ALIVE = 1.0, 3600.0  # bounds on the Hub's "next"
-START_SILENCE = 60.0  # not listening for so long: ask the Hub whether the server is still wanted
+START_SILENCE = 60.0  # not listening for so long: is the server still wanted?
 LOOK_EVERY = 0.01
 FAREWELL = 15.0  # for telling the Hub that the server ended; its monitor sees that too
 UNKNOWN_PATIENCE = 86400
-REQUEUED_PATIENCE = 30.0  # of a job that runs again, with a Hub that does not know it (any more)
+REQUEUED_PATIENCE = 30.0  # of a job that runs again and that its Hub does not know
 ANSWER_LIMIT, LINE_LIMIT, HEADERS = 1 << 20, 1 << 16, 100  # bytes, bytes, lines
 PORT_TRIES = 5
 ADDRESS_LIMIT = 16
@@ -98,8 +98,8 @@ def stand_by(under_srun: bool) -> int:
     """What all tasks but one do, in silence.
 
     A task of srun that left early would start srun's WaitTime clock, which kills rank 0: it stays
-    until `dismiss`, or until SLURM_WAIT (see the preamble) seconds after rank 0. mpirun has no such
-    clock and waits for everybody: its tasks leave at once.
+    until `dismiss`, or until SLURM_WAIT (see the preamble) seconds after rank 0. mpirun's leave at
+    once: it waits for everybody.
     """
     if not under_srun:
         return 0
@@ -112,8 +112,8 @@ def stand_by(under_srun: bool) -> int:
 def dismiss(facts: dict[str, str]) -> None:
     """Let the tasks that stand by go, on every node of this step; best effort, at most 5 s.
 
-    Where even the step's number was cleaned away, all steps get the signal: the batch shell does
-    not (scancel(1)), and the others were the server's guests.
+    Where even the step's number was cleaned away, all steps get the signal: not the batch shell
+    (scancel(1)), and the others were the server's guests.
     """
     job, step = facts.get("SLURM_JOB_ID", ""), facts.get("SLURM_STEP_ID", "")
     if not job.isdigit() or facts.get("SLURM_STEP_NUM_TASKS", "1" if step else "") == "1":
@@ -325,7 +325,7 @@ def settle_home(env: dict[str, str]) -> str:
 
 
 class Server:
-    """The single-user server: the Hub's command in a session of its own."""
+    """The single-user server: a group, and (to PBS a job is one) a session of its own."""
 
     def __init__(self, start: dict[str, Any], facts: dict[str, str]) -> None:
         self.command = [str(word) for word in start["command"]]
@@ -334,6 +334,7 @@ class Server:
         self.env.update((name, str(value)) for name, value in start["environment"].items())
         self.url = urlsplit(self.env["JUPYTERHUB_SERVICE_URL"])
         self.host = self.url.hostname or ""
+        self.pbs = "PBS_JOBID" in facts
         self.addresses = addresses(self.host, facts.get("SLURMD_NODENAME", ""))
         self.port = 0
         self.process: subprocess.Popen[bytes]
@@ -348,7 +349,11 @@ class Server:
         self.env["JUPYTERHUB_SERVICE_URL"] = url.geturl()
         try:
             self.process = subprocess.Popen(
-                self.command, env=self.env, stdin=subprocess.DEVNULL, start_new_session=True
+                self.command,
+                env=self.env,
+                stdin=subprocess.DEVNULL,
+                start_new_session=not self.pbs,
+                preexec_fn=os.setpgrp if self.pbs else None,
             )
         except (OSError, ValueError) as error:
             say("PATH on the node: " + self.env.get("PATH", ""))
@@ -685,12 +690,12 @@ class Session:
     def watch(self, server: Server, grace: float) -> int:
         """Look for the server's socket, talk to the Hub, pass on a stop; returns its status."""
         while True:
+            if self.bell.caught and not self.stopping:  # it may have ended the server, too
+                self.stopping = "stopped by " + signal.Signals(self.bell.caught).name
             status = server.ended()
             if status is not None:
                 return status
             now = time.monotonic()
-            if self.bell.caught and not self.stopping:
-                self.stopping = "stopped by " + signal.Signals(self.bell.caught).name
             if self.stopping and not self.kill_at:
                 server.signal(signal.SIGTERM)
                 self.kill_at = now + grace
