@@ -52,12 +52,14 @@ def log_pattern(script: str, *, scheduler: str, workdir: str) -> str:
 
     Empty when that is not known.
     """
-    named = SLURM_DEFAULT if scheduler == "slurm" else ""
-    for line in script.splitlines():
+    of_pbs = scheduler == "pbs"
+    named = "" if of_pbs else SLURM_DEFAULT
+    for written in script.splitlines():
+        line = written.lstrip() if of_pbs else written  # qsub reads indented ones, too
         if line.strip() and not line.startswith("#"):
             break  # what follows is not the scheduler's to read (sbatch(1), qsub(1B))
         if found := _DIRECTIVE.match(line):
-            named = found[2]
+            named = found[2].replace("%", "%%") if of_pbs else found[2]
     return below(workdir, named) if named else ""
 
 

@@ -228,7 +228,7 @@ def render(
     top = MARK.sub(in_head, "".join(head))
     rest = MARK.sub(in_body, "".join(body))
     assigned = [f"{name}={quote(text)}\n" for text, name in variables.items()]
-    return top + _preamble(ticket) + "".join(assigned) + "\n" + rest
+    return top + _preamble(ticket, scheduler) + "".join(assigned) + "\n" + rest
 
 
 def unused(template: str | Path, names: Iterable[str]) -> list[str]:
@@ -277,14 +277,16 @@ def _guarantee(head: list[str], job_name: str, scheduler: Scheduler) -> None:
     own, different wishes are an error rather than silently overruled.
     """
     word = "#SBATCH" if scheduler == "slurm" else "#PBS"
+    # qsub reads directives that are indented, too; what comes last wins, as with sbatch.
+    read = [line if scheduler == "slurm" else line.lstrip() for line in head]
     heterogeneous = re.compile(rf"{word}\s+(het|pack)job\b")
     last = 0
-    for number, line in enumerate(head):
+    for number, line in enumerate(read):
         if heterogeneous.match(line):
             break  # what follows concerns another component of the job
         if line.startswith(word):
             last = number
-    for line in head:
+    for line in read:
         if line.startswith(word):
             _no_conflict(line[len(word) :].split(), job_name, scheduler)
     if scheduler == "slurm":
@@ -326,7 +328,7 @@ _PREAMBLE = """\
 {{ firecrest_flags=$-; set +xv; }} 2>/dev/null
 export FIRECREST_TICKET={ticket}
 export FIRECREST_LAUNCHER={launcher}
-FIRECREST_FILE=$PWD/.firecrest-{name}
+FIRECREST_FILE={directory}/.firecrest-{name}
 trap '[ -z "$FIRECREST_FILE" ] || rm -f -- "$FIRECREST_FILE"' EXIT
 trap : TERM USR1
 ( umask 077; set -C; printf '%s\\n' "FIRECREST_TICKET=$FIRECREST_TICKET" \\
@@ -340,6 +342,10 @@ case $firecrest_flags in *x*) set -x ;; esac
 """
 
 
-def _preamble(ticket: str) -> str:
+def _preamble(ticket: str, scheduler: Scheduler) -> str:
     name = hashlib.sha256(ticket.encode()).hexdigest()[:16]
-    return _PREAMBLE.format(ticket=quote(ticket), launcher=quote(pack_launcher()), name=name)
+    # PBS starts the script in HOME, and templates go on from there to the working directory.
+    directory = "${PBS_O_WORKDIR:-$PWD}" if scheduler == "pbs" else "$PWD"
+    return _PREAMBLE.format(
+        ticket=quote(ticket), launcher=quote(pack_launcher()), directory=directory, name=name
+    )

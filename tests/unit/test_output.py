@@ -53,6 +53,22 @@ def test_a_sites_own_script_is_read_as_sbatch_reads_it(script: str, pattern: str
     assert log_pattern(script, scheduler="slurm", workdir="/w") == pattern
 
 
+@pytest.mark.parametrize(
+    ("line", "path"),
+    [
+        ("#PBS -o a.log", "/w/a.log"),
+        ("  #PBS -ob.log", "/w/b.log"),
+        ('#PBS -o "c.log"', "/w/c.log"),
+        ("#PBS -o jupyter-%j.log", "/w/jupyter-%j.log"),
+    ],
+)
+def test_a_sites_own_script_is_read_as_qsub_reads_it(line: str, path: str) -> None:
+    """An OpenPBS said so: directives may be indented, the last one wins, ``%`` is a character."""
+    script = f"#!/bin/sh\n\n#PBS -o first\n# words\n{line}\n:\n#PBS -o later\n"
+    pattern = log_pattern(script, scheduler="pbs", workdir="/w")
+    assert log_path(pattern, job_id="7", user="al") == path
+
+
 def test_a_percent_sign_in_the_working_directory_is_none_of_the_pattern() -> None:
     pattern = log_pattern("#!/bin/sh\n", scheduler="slurm", workdir="/w%j")
     assert log_path(pattern, job_id="7", user="al") == "/w%j/slurm-7.out"

@@ -341,6 +341,7 @@ def test_a_heterogeneous_job_is_named_in_its_first_component() -> None:
         ("slurm", "#SBATCH -p x -J mine"),
         ("pbs", "#PBS -N mine"),
         ("pbs", "#PBS -Nmine"),
+        ("pbs", "  #PBS -N mine"),
     ],
 )
 def test_a_job_name_of_the_templates_own_is_an_error(
@@ -352,7 +353,7 @@ def test_a_job_name_of_the_templates_own_is_an_error(
 
 @pytest.mark.parametrize(
     ("scheduler", "line"),
-    [("slurm", "#SBATCH --requeue"), ("pbs", "#PBS -r y"), ("pbs", "#PBS -ry")],
+    [("slurm", "#SBATCH --requeue"), ("pbs", "#PBS -r y"), ("pbs", "\t#PBS -ry")],
 )
 def test_requeueing_is_an_error(scheduler: script.Scheduler, line: str) -> None:
     with pytest.raises(ScriptError, match="requeue"):

@@ -51,6 +51,29 @@ def test_the_file_holds_what_a_cleaned_environment_lacks(tmp_path: Path) -> None
     assert (held["SLURM_JOB_ID"], held["SLURM_JOB_END_TIME"]) == ("7", "99")
 
 
+def test_with_pbs_the_file_is_where_the_template_goes(tmp_path: Path) -> None:
+    """PBS begins in HOME; a container may have nothing but the working directory."""
+    home, work = tmp_path / "home", tmp_path / "work"
+    home.mkdir()
+    work.mkdir()
+    text = script.render(
+        script.shipped_template("pbs"),
+        values={"prologue": Trusted('ls -A "$HOME"; cat .firecrest-*; exit 0')},
+        job_name="jhub",
+        scheduler="pbs",
+        ticket=TICKET,
+    )
+    env = {"PATH": "/usr/bin:/bin", "HOME": str(home), "PBS_O_WORKDIR": str(work)}
+    for variables in ({**env, "PBS_JOBID": "7.pbs01"}, {**env, "PBS_O_WORKDIR": str(home)}):
+        done = subprocess.run(
+            [BASH], input=text, env=variables, cwd=home, capture_output=True, text=True, timeout=20
+        )
+        listed, _, held = done.stdout.rpartition("FIRECREST_TICKET=")
+        assert held.startswith(TICKET)
+        assert bool(listed) == (variables["PBS_O_WORKDIR"] == str(home))
+        assert not [*home.iterdir(), *work.iterdir()]
+
+
 def test_a_link_in_the_way_is_not_written_through(tmp_path: Path) -> None:
     name = run('printf %s "$FIRECREST_FILE"', tmp_path).stdout
     (tmp_path / "target").touch()
