@@ -56,6 +56,9 @@ def failure(what: str, response: httpx.Response | None, write: bool) -> FirecRES
         if message.startswith("System"):
             return NotFound("The cluster's API does not know this system.", detail=detail)
         return NotFound("The cluster's API found nothing by that name.", detail=detail)
+    if status == 500 and "qstat: Unknown Job Id" in message:
+        # Whoever asks: of another's job that may not be seen qstat says nothing, and FirecREST 404.
+        return NotFound("The cluster's API found nothing by that name.", detail=detail)
     if status == 500 and _NO_KEY in response.text:
         return Forbidden(
             "FirecREST cannot log in to the cluster as you: it has no SSH key of yours. Please ask "
@@ -157,6 +160,10 @@ def _known_cause(message: str) -> str:
         "already completing or completed",
         "Invalid job id specified",
         "Access/permission denied",
+        "Unknown Job Id",
+        "Job has finished",
+        "Unauthorized Request",
+        "cannot connect to server",
     ):
         if known in message:
             return known

@@ -145,6 +145,14 @@ REFUSED = "The scheduler refused the job: {}."
         ("Batch job submission failed: Invalid feature specification", "queue-policy",
          "No node of the cluster has"),
         ("unrecognized option '--nosuch'", "queue-policy", ""),
+        # An OpenPBS 23.06.06: of a queue with a list of users, and of ngpus where nobody made it.
+        ("Unknown queue", "queue-policy", "no such partition"),
+        ("Unauthorized Request", "queue-policy", "or none of yours"),
+        ("Queue is not enabled", "queue-policy", "takes no jobs"),
+        ("Job violates queue and/or server resource limits", "queue-policy", "A limit of"),
+        ("would exceed queue generic's per-user limit", "queue-policy", "A limit of"),
+        ("Unknown resource: ngpus", "queue-policy", "No node of the cluster has"),
+        ("Illegal attribute or resource value Resource_List.walltime", "queue-policy", ""),
     ],
 )  # fmt: skip
 def test_a_schedulers_refusal_is_quoted_and_explained(

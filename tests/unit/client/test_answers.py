@@ -186,6 +186,34 @@ async def test_no_such_job_is_not_found(site: Site, firecrest: FirecREST) -> Non
     await failure(firecrest.job(site.service, "demo", "987654"), NotFound)
 
 
+async def test_a_job_that_pbs_does_not_know_is_not_found(site: Site, firecrest: FirecREST) -> None:
+    """An OpenPBS's qstat says so whoever asks, and FirecREST says 500. (Of a job that one may not
+    see qstat says nothing, which FirecREST answers with 404.)"""
+    message = (
+        "Unexpected PBS qstat response. exit_status:153 std_err:qstat: Unknown Job Id 77.pbs01\n"
+    )
+    site.standin.faults.set("job", status=500, body={"errorType": "error", "message": message})
+    error = await failure(firecrest.job(site.service, "demo", "77"), NotFound)
+    assert "pbs01" not in error.detail and not error.away
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("qdel: Job has finished 77.pbs01", "Job has finished"),
+        ("qdel: Unknown Job Id 77.pbs01", "Unknown Job Id"),
+        ("qdel: Unauthorized Request  77.pbs01", "Unauthorized Request"),
+    ],
+)
+async def test_why_pbs_cancels_nothing_is_in_the_log(
+    site: Site, firecrest: FirecREST, said: str, reason: str
+) -> None:
+    message = f"Unexpected PBS qdel response. exit_status:35 std_err:{said}\n"
+    site.standin.faults.set("cancel", status=500, body={"errorType": "error", "message": message})
+    error = await failure(firecrest.cancel(site.alice, "demo", "77"), Unwell)
+    assert error.detail.endswith(f"({reason})")
+
+
 @pytest.mark.parametrize("suffix", ["7", "_1"], ids=["another job", "a task of an array"])
 async def test_an_answer_about_another_job_is_none(
     site: Site, firecrest: FirecREST, suffix: str
