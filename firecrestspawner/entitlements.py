@@ -137,7 +137,7 @@ async def _ask(mine: Secret, firecrest: FirecREST, system: str, features: Featur
     return Hints(
         account=_accounts(info if isinstance(info, dict) else {}),
         partition=_hints(partitions, _partition, _nodes),
-        reservation=_hints(reservations, _reservation),
+        reservation=_hints(_by_name(reservations), _reservation),
         constraint=_constraints(counted or {}),
     )
 
@@ -189,6 +189,21 @@ def _amount(nodes: int) -> str:
 def _nodes(row: Mapping[str, Any]) -> int | None:
     nodes = row.get("totalNodes")
     return nodes if isinstance(nodes, int) and not isinstance(nodes, bool) else None
+
+
+def _by_name(reservations: Any) -> Any:
+    """The reservations that can be asked for by the name that FirecREST has of them.
+
+    One of PBS is a queue, which is among the partitions as R94, say; qsub does not know its name.
+    Its list of nodes is in brackets: ``(node01:ncpus=4)``.
+    """
+    if not isinstance(reservations, list):
+        return None
+    return [
+        row
+        for row in reservations
+        if isinstance(row, dict) and not str(row.get("nodeList")).startswith("(")
+    ]
 
 
 def _reservation(row: Mapping[str, Any]) -> str:

@@ -69,6 +69,27 @@ async def test_what_is_answered_becomes_hints() -> None:
     assert found.public()["account"][0] == {"value": "proj1", "label": "default", "nodes": None}
 
 
+async def test_a_reservation_of_pbs_is_asked_for_as_the_queue_that_it_is() -> None:
+    """Answers of FirecREST about an OpenPBS, whose qsub said "Unknown queue" to the name."""
+    reservations = [
+        {
+            "name": "myresv",
+            "nodeList": "(node01:ncpus=1)",
+            "endTime": 1795874086,
+            "startTime": 1795872886,
+            "features": None,
+            "state": None,
+        }
+    ]
+    partitions = [
+        {"name": "workq", "cpus": None, "totalNodes": None, "partition": "UP"},
+        {"name": "R94", "cpus": None, "totalNodes": None, "partition": "DOWN"},
+    ]
+    found = await hints(Api(partitions=partitions, reservations=reservations))
+    assert found.reservation == ()
+    assert found.partition == (Hint("R94", "not up"), Hint("workq"))
+
+
 async def test_without_accounts_a_users_groups_are_offered() -> None:
     """FirecREST's UserInfoResponse: ``accounts`` may be null, ``groups`` is a list."""
     groups = [{"id": "1001", "name": "proj7"}, {"id": "100", "name": "users"}]
