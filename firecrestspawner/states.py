@@ -94,6 +94,7 @@ def pbs_end(status: int, *, began: bool) -> tuple[JobState, int, int]:
 
 
 _PBS_ENDS = {
+    -20: JobState.NODE_FAIL,  # JOB_EXEC_RERUN_MS_FAIL: and it may not be run again
     -26: JobState.OUT_OF_MEMORY,  # JOB_EXEC_KILL_VMEM
     -27: JobState.OUT_OF_MEMORY,  # JOB_EXEC_KILL_MEM
     -29: JobState.TIMEOUT,  # JOB_EXEC_KILL_WALLTIME

@@ -65,6 +65,7 @@ NEVER_BEGAN: dict[str, Any] = {"start": None, "elapsed": None}
         pytest.param(
             row("F", -29, elapsed=87, limit=60), JobState.TIMEOUT, 1, id="over its time limit"
         ),
+        pytest.param(row("F", -20, elapsed=None), JobState.NODE_FAIL, 1, id="its node was lost"),
         pytest.param(row("F", -27, elapsed=21), JobState.OUT_OF_MEMORY, 1, id="over its memory"),
         pytest.param(
             row("F", nodes="None assigned", **NEVER_BEGAN),
