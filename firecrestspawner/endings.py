@@ -8,6 +8,7 @@ the Hub; the lines are in memory.
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import time
 from collections import OrderedDict
@@ -27,6 +28,8 @@ REMEMBERED = 1000
 #: Lines of a log that the page of a failed start shows, and their characters in all, for so much is
 #: kept for each server. The page of the output has more.
 LINES, ROOM = 40, 8000
+#: Seconds between looks for a log that PBS is about to deliver.
+DELIVERY = 1.0
 
 
 class LastLines:
@@ -86,7 +89,7 @@ async def failed(spawner: Any, error: Error) -> Error:
     _keep(spawner, ending)
     if cause is causes.QUEUED:  # nothing has written anything
         return _worded(error, f"{error.message} {cause.text}")
-    written = await read_output(spawner, spawn.system, ending.output.path)
+    written = await _written(spawner, ending)
     # The log of a job that ended by itself may tell what its end does not.
     cause = cause_of(replace(traces, lines=written.lines))
     _keep(spawner, replace(ending, cause=cause))
@@ -106,7 +109,25 @@ def _last(lines: tuple[str, ...]) -> tuple[str, ...]:
     return lines[len(lines) - kept :]
 
 
-async def read_output(spawner: Any, system: str, path: str) -> Output:
+async def _written(spawner: Any, ending: Ending) -> Output:
+    """The end of the job's log.
+
+    PBS delivers it when the job has ended, a moment after its server has said that it does.
+    """
+    until = time.monotonic() + output.DEADLINE
+    system = spawner._cluster(ending.system).described
+    patient = system is not None and system.scheduler == "pbs"
+    while True:
+        left = max(until - time.monotonic(), 0.0)
+        written = await read_output(spawner, ending.system, ending.output.path, deadline=left)
+        if written.problem != output.NOT_THERE or not patient or left < 2 * DELIVERY:
+            return written
+        await asyncio.sleep(DELIVERY)
+
+
+async def read_output(
+    spawner: Any, system: str, path: str, *, deadline: float = output.DEADLINE
+) -> Output:
     """The end of a log, read with the user's token (output.read)."""
     cluster = spawner._cluster(system)
     return await output.read(
@@ -114,7 +135,7 @@ async def read_output(spawner: Any, system: str, path: str) -> Output:
         lambda: spawner._token(cluster),
         system,
         path,
-        deadline=output.DEADLINE,
+        deadline=deadline,
     )
 
 

@@ -25,6 +25,7 @@ WIDTH = 500
 #: Seconds for everything: token, turn and answer.
 DEADLINE = 5.0
 
+NOT_THERE = "There is no output yet, or the file is gone."
 #: sbatch's file when nothing names one (sbatch(1)); PBS has no name that is known before the end.
 SLURM_DEFAULT = "slurm-%j.out"
 
@@ -121,7 +122,7 @@ async def read(
     except LoginRequired as error:
         return Output(path, problem=error.message, login=True, at=at)
     except NotFound:
-        return Output(path, problem="There is no output yet, or the file is gone.", at=at)
+        return Output(path, problem=NOT_THERE, at=at)
     except Forbidden:
         return Output(path, problem="You may not read that file.", at=at)
     except Error as error:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from firecrestspawner import channel, cluster
+from firecrestspawner import causes, channel, cluster, endings, output
 from firecrestspawner.client import System
 from firecrestspawner.models import Job, Node
 from tests.unit.spawner.scene import NAME, Api, Scene
@@ -159,3 +159,35 @@ async def test_a_stop_cancels_by_the_number_that_firecrest_knows(pbs: Scene, api
     await asyncio.wait_for(start, 10)
     await spawner.stop()
     assert "cancel 1234" in api.calls
+
+
+async def test_a_log_that_pbs_has_not_delivered_yet_is_waited_for(
+    pbs: Scene, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes when the job has ended, after the server's own word; and it names the cause."""
+    monkeypatch.setattr(endings, "DELIVERY", 0.01)
+    api.files = {}
+    spawner, start = await launched(pbs, row("R"))
+    log = spawner.spawn.log
+    await say(spawner, "exiting", code=1, reason="exited with code 1", walltime=None)
+    await asyncio.wait_for(api.reading.wait(), 10)
+    api.files[log] = "ModuleNotFoundError: No module named 'jupyterhub'\n"
+    with pytest.raises(Exception) as caught:
+        await asyncio.wait_for(start, 10)
+    refusal: Any = caught.value
+    assert causes.NO_MODULE.text in refusal.jupyterhub_message
+
+
+async def test_a_log_that_never_comes_is_not_waited_for_long(
+    pbs: Scene, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R8"""
+    monkeypatch.setattr(endings, "DELIVERY", 0.01)
+    monkeypatch.setattr(output, "DEADLINE", 0.1)
+    api.files = {}
+    spawner, start = await launched(pbs, row("R"))
+    await say(spawner, "exiting", code=1, reason="exited with code 1", walltime=None)
+    with pytest.raises(Exception, match="exited with code 1"):
+        await asyncio.wait_for(start, 10)
+    known = endings.endings(pbs.user.settings).get(pbs.user, "")
+    assert known is not None and known.output.problem == output.NOT_THERE
