@@ -189,5 +189,5 @@ async def test_a_log_that_never_comes_is_not_waited_for_long(
     await say(spawner, "exiting", code=1, reason="exited with code 1", walltime=None)
     with pytest.raises(Exception, match="exited with code 1"):
         await asyncio.wait_for(start, 10)
-    known = endings.endings(pbs.user.settings).get(pbs.user, "")
+    known = spawner.last_end()
     assert known is not None and known.output.problem == output.NOT_THERE
