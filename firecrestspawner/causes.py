@@ -88,8 +88,9 @@ NO_MODULE = Cause(
 )
 NO_PYTHON = Cause(
     "missing-python",
-    "There is no Python on the compute node for the job to begin with.",
-    "Tell the administrators: the setting is c.FirecRESTSpawner.python.",
+    "There is no Python on the compute node, or in the container, for the job to begin with.",
+    "Choose another image if there is a choice; else tell the administrators: the setting is "
+    "c.FirecRESTSpawner.python.",
 )
 OLD_PYTHON = Cause(
     "old-python",
@@ -126,6 +127,11 @@ UENV = Cause(
 )
 CONTAINER = Cause(
     "container", "The container could not be started.", f"The last lines say why. {_ADMINS}"
+)
+NO_ENGINE = Cause(
+    "no-container-engine",
+    "What starts the container is not there on the compute node.",
+    "Tell the administrators: the batch script needs Apptainer in the PATH, or a plugin of Slurm.",
 )
 NO_PORT = Cause(
     "no-port",
@@ -209,14 +215,21 @@ _LINES = (
     (r"error while loading shared libraries", NO_MODULE),
     (r"The following module\(s\) are unknown|Unable to locate a modulefile"
      r"|following module\(s\) exist, however", NO_SUCH_MODULE),
-    (r"FATAL:\s+(could not open image|[Uu]nable to (handle|pull|get)|[Ii]mage file)"
+    (r"FATAL:\s+(While [a-z ]+: )?(could not open image|[Uu]nable to (handle|pull|get)"
+     r"|[Ii]mage file|Unsupported transport type)"
      r"|failed to import docker image|returned error code: 4\d\d|manifest unknown"
-     r"|\[ERROR\] (No such file or directory: .*\.sqsh|Invalid image reference)", IMAGE),
+     r"|pyxis:\s+\[ERROR\] No such file or directory: |\[ERROR\] Invalid image (format|reference)",
+     IMAGE),
+    (r"srun: unrecognized option '--(container-|environment)"
+     r"|execve\(\): (apptainer|singularity): |\b(apptainer|singularity): (command )?not found",
+     NO_ENGINE),
     (r"no uenv (matches|found)|no matching uenv\b", UENV),
     (r"/bin/activate: No such file or directory", NO_VENV),
     (r"gave up on the Hub at ", NO_HUB),
     (r"no usable ticket|no ticket: ", NO_TICKET),
-    (r"\bpython[\d.]*: (command )?not found", NO_PYTHON),
+    (r"\bpython[\d.]*: (command )?not found|execve\(\): \S*\bpython[\d.]*: No such file"
+     r"|FATAL:\s+\"\S*\bpython[\d.]*\": executable file not found"
+     r"|FATAL:\s+stat \S*\bpython[\d.]*: no such file", NO_PYTHON),
     (r"jupyter\S*: (command )?not found|not found on the node", NO_COMMAND),
     (r"PermissionError: ", READ_ONLY),
     (r"couldn't chdir to ", WORKDIR),
@@ -224,7 +237,7 @@ _LINES = (
 
 #: The same of lines that say that something failed, and leave it to others to say why.
 _VAGUE = (
-    (r"FATAL:\s+|pyxis: couldn't start container|enroot-\w+: failed", CONTAINER),
+    (r"FATAL:\s+|pyxis: (couldn't start container|failed to )|enroot-\w+: failed", CONTAINER),
 )  # fmt: skip
 
 _PATTERNS = tuple(
@@ -241,6 +254,9 @@ _CANCELS = {TIME, MEMORY, NODE, PREEMPTED}
 
 #: What the scheduler says when it does not take a job (slurm_errno.c, PBS's pbs_errno).
 _REFUSALS = (
+    (r"unrecognized option ",
+     Cause("queue-policy", "The scheduler of this cluster has no such option.",
+           "Tell the administrators: the batch script asks for it.")),
     (r"(QOS|Assoc)(Max|Min|Grp)|[Ll]imit|exceed",
      Cause("queue-policy", "A limit of your account, or of the queue, does not allow this job.",
            "Ask for less, end another of your jobs, or choose another account or partition.")),

@@ -78,6 +78,8 @@ MEMORY = Kind("memory", r"[1-9]\d{0,6}[KMGT]?", _kilobytes)
 PATH = Kind("path", r"(/(?!\.{1,2}(/|$))[A-Za-z0-9_.,+@=-]+)+/?")
 #: A file's path, or what a registry or a store calls it.
 NAME = Kind("name", r"[A-Za-z0-9/][A-Za-z0-9_.,+@:/=-]{0,255}")
+#: The same, and what enroot writes between a registry and the image in it. Never in a directive.
+IMAGE = Kind("image", r"[A-Za-z0-9/][A-Za-z0-9_.,+@:/=#-]{0,255}")
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,7 @@ FIELDS = {
         Field("modules", "Modules", MODULES, "cuda/12.4", "To load, several with commas", "none"),
         Field("venv", "Virtual environment", PATH, "/home/me/venv",
               "The directory of a Python environment with jupyterhub and jupyterlab", "none"),
-        Field("image", "Container image", NAME, "/apps/images/jupyter.sif",
+        Field("image", "Container image", IMAGE, "/apps/images/jupyter.sif",
               "The file, or its name in a registry"),
         Field("edf", "Environment file", NAME, "jupyter",
               "An environment definition file: its path, or its name"),

@@ -1,6 +1,7 @@
 """Is a failure called by its name? Real ends of real logs, each with its source.
 
-*run*: printed by running it (bash 5.2, dash 0.5, Python 2.7 to 3.11, JupyterHub 6.1, on Linux);
+*run*: printed by running it (bash 5.2, dash 0.5, Python 2.7 to 3.11, JupyterHub 6.1, on Linux;
+paths and names of hosts were changed);
 *issue*: as users posted it to the tracker of the project that prints it; *source*: the format
 string of that project.
 """
@@ -144,7 +145,6 @@ REFUSED = "The scheduler refused the job: {}."
          "No node of the cluster has"),
         ("Batch job submission failed: Invalid feature specification", "queue-policy",
          "No node of the cluster has"),
-        ("unrecognized option '--nosuch'", "queue-policy", ""),
         # An OpenPBS 23.06.06: of a queue with a list of users, and of ngpus where nobody made it.
         ("Unknown queue", "queue-policy", "no such partition"),
         ("Unauthorized Request", "queue-policy", "or none of yours"),
@@ -153,6 +153,7 @@ REFUSED = "The scheduler refused the job: {}."
         ("would exceed queue generic's per-user limit", "queue-policy", "A limit of"),
         ("Unknown resource: ngpus", "queue-policy", "No node of the cluster has"),
         ("Illegal attribute or resource value Resource_List.walltime", "queue-policy", ""),
+        ("unrecognized option '--uenv=jupyter/24.11:v1'", "queue-policy", "has no such option"),
     ],
 )  # fmt: skip
 def test_a_schedulers_refusal_is_quoted_and_explained(

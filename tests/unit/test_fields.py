@@ -22,6 +22,8 @@ def test_a_fields_own_example_is_one_it_takes(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "wishes", "taken", "refused"),
     [
+        ("image", {}, ["registry.example.org#lab/jupyter:1", "docker://lab/jupyter:1"],
+         ["--nv", "#x", "a b", "a;b", "$(a)"]),
         ("nodes", {"maximum": 4}, [1, "4"], [5, "100"]),
         ("nodes", {"minimum": 2, "maximum": "4"}, ["2", 4], [1, 5]),
         ("runtime", {"maximum": "12:00:00"}, ["720", "0-12"], ["721", "1-0", "12:00:01"]),
