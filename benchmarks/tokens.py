@@ -47,16 +47,14 @@ def run(rounds: int) -> None:
 
 async def _measure(pipe: Connection, url: str, directory: str, rounds: int) -> None:
     CryptKeeper.instance(keys=[os.urandom(32)])
-    freeze()  # as the Hub does
     db = orm.new_session_factory(f"sqlite:///{directory}/hub.sqlite")()
     client = TokenClient("jupyterhub", Secret("demo-hub-secret"))
     store = TokenStore(Provider(url, client), UserVault)
-    people = []
-    for number in range(MANY):
-        row = orm.User(name=f"user-{number}")
-        db.add(row)
-        db.commit()
-        people.append(User(row, {}, db=db))
+    rows = [orm.User(name=f"user-{number}") for number in range(MANY)]
+    db.add_all(rows)
+    db.commit()
+    freeze()  # as the Hub does, once it has read its users
+    people = [User(row, {}, db=db) for row in rows]
     async with load() as idle:
         await asyncio.sleep(DELAY)
     commits = [_commit(db, person) for person in people[:20]]
