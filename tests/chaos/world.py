@@ -170,17 +170,25 @@ class World:
             return
         for each in self._snapshot().beliefs:
             if each.status == "ready":
-                await self._press(Press(0, "stop", each.user, each.server))
+                await self._insist(Press(0, "stop", each.user, each.server))
         await self._until(lambda: self._snapshot().remains(), END, "not all has ended")
 
     # -- users -------------------------------------------------------------------------------
 
-    async def _press(self, press: Press) -> None:
+    async def _insist(self, press: Press) -> None:
+        """Press until there is an answer: the last fault may be a Hub that goes down just now."""
+        while True:
+            if await self._press(press):
+                return
+            await asyncio.sleep(LOOK)
+
+    async def _press(self, press: Press) -> int:
+        """Returns the HTTP status of the answer; 0 for none."""
         self.note(press.user, f"presses {press.button} {press.server!r}")
         hub = self.hub
         if hub is None or not hub.listening:
             self.note(press.user, "the Hub is away")
-            return
+            return 0
         if press.button == "stop":
             self.checker.stop_pressed(press.user, press.server)
         try:
@@ -198,6 +206,7 @@ class World:
             # JupyterHub gives a start a second to notice that it is cancelled, and then stops
             # what is there: another start, if its user was quicker.
             self.checker.stop_pressed(press.user, press.server)
+        return status
 
     # -- the Hub -----------------------------------------------------------------------------
 
