@@ -52,11 +52,13 @@ class ConversingSpawner(StoredSpawner):
                 spawn.reported = message
                 self._save()
             self._news.set()
-        elif isinstance(message, channel.Alive) and await self._is_time_up(spawn):
-            return spawn.line.time_is_up()
+        calls = isinstance(message, channel.Alive) and not spawn.line.ended
+        time_is_up = calls and await self._is_time_up(spawn)
         if spawn.line.ended:
             spawn.told = True
             return spawn.line.farewell()
+        if time_is_up:
+            return spawn.line.time_is_up()
         return spawn.line.alive(self._next_call(spawn))
 
     def _hear_hello(self, spawn: Spawn, hello: channel.Hello) -> dict[str, Any]:
@@ -122,7 +124,8 @@ class ConversingSpawner(StoredSpawner):
         try:
             job = await in_time(monitor.confirm(watch), PATIENCE)
         except (Error, asyncio.TimeoutError) as error:
-            self.log.info("%s: how much time its job has left: %s", self._log_name, error)
+            why = error.detail if isinstance(error, Error) else f"no answer in {PATIENCE:g} s"
+            self.log.info("%s: not known how much time its job has: %s", self._log_name, why)
             return False
         if job is None or job.time_left is None or job.time_left > self._walltime_grace(job):
             return False

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 from typing import Any
 
 import pytest
 
-from firecrestspawner import channel
+from firecrestspawner import channel, conversation
 from firecrestspawner.errors import Unreachable
 from firecrestspawner.models import JobState
 from tests.unit.spawner.scene import Api, Scene, job
 
 HOUR = 3600
+STOPPED = "The server was stopped from the Hub."
 
 
 async def running(scene: Scene, elapsed: int, limit: int | None = HOUR) -> Any:
@@ -129,12 +132,44 @@ async def test_a_site_may_leave_it_to_the_scheduler(scene: Scene, api: Api) -> N
     assert asked(api) == 0
 
 
-async def test_a_server_that_was_stopped_meanwhile_is_told_that(scene: Scene) -> None:
+async def test_a_server_that_is_stopped_is_told_that(scene: Scene, api: Api) -> None:
+    """R7: and FirecREST is not asked about it any more."""
     spawner = await running(scene, HOUR - 30)
-    spawner.spawn.tombstone("The server was stopped from the Hub.")
-    spawner.spawn.line.ended = "The server was stopped from the Hub."
-    listed(scene, HOUR - 90)
-    assert (await alive(spawner))["reason"] == "The server was stopped from the Hub."
+    spawner.spawn.tombstone(STOPPED)
+    assert (await alive(spawner))["reason"] == STOPPED
+    assert asked(api) == 0
+
+
+async def test_so_is_one_that_is_stopped_while_firecrest_is_asked(
+    scene: Scene, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R7"""
+    spawner = await running(scene, HOUR - 30)
+    answer = api.job
+
+    async def stop_meanwhile(*args: Any) -> Any:
+        spawner.spawn.tombstone(STOPPED)
+        return await answer(*args)
+
+    monkeypatch.setattr(api, "job", stop_meanwhile)
+    assert (await alive(spawner))["reason"] == STOPPED
+    assert spawner.spawn.told
+
+
+async def test_an_answer_that_does_not_come_is_not_waited_for_long(
+    scene: Scene, api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """R8: the job's own call hangs up after ten seconds."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(conversation, "PATIENCE", 0.05)
+    spawner = await running(scene, HOUR - 30)
+
+    async def hang(*_: Any) -> Any:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(api, "job", hang)
+    assert (await alive(spawner))["verdict"] == "alive"
+    assert "no answer in 0.05 s" in caplog.text
 
 
 async def test_a_job_without_a_limit_is_not_ended(scene: Scene) -> None:
