@@ -228,7 +228,7 @@ def render(
     top = MARK.sub(in_head, "".join(head))
     rest = MARK.sub(in_body, "".join(body))
     assigned = [f"{name}={quote(text)}\n" for text, name in variables.items()]
-    return top + _preamble(ticket, scheduler) + "".join(assigned) + "\n" + rest
+    return top + _preamble(ticket, scheduler, top) + "".join(assigned) + "\n" + rest
 
 
 def unused(template: str | Path, names: Iterable[str]) -> list[str]:
@@ -331,10 +331,11 @@ export FIRECREST_LAUNCHER={launcher}
 FIRECREST_FILE={directory}/.firecrest-{name}
 trap '[ -z "$FIRECREST_FILE" ] || rm -f -- "$FIRECREST_FILE"' EXIT
 trap : TERM USR1
-( umask 077; set -C; printf '%s\\n' "FIRECREST_TICKET=$FIRECREST_TICKET" \\
+{end}( umask 077; set -C; printf '%s\\n' "FIRECREST_TICKET=$FIRECREST_TICKET" \\
   "FIRECREST_LAUNCHER=$FIRECREST_LAUNCHER" "SLURM_JOB_ID=${{SLURM_JOB_ID-}}" \\
   "SLURM_JOB_END_TIME=${{SLURM_JOB_END_TIME-}}" \\
-  "SLURM_RESTART_COUNT=${{SLURM_RESTART_COUNT-}}" "PBS_JOBID=${{PBS_JOBID-}}" >"$FIRECREST_FILE"
+  "SLURM_RESTART_COUNT=${{SLURM_RESTART_COUNT-}}" "PBS_JOBID=${{PBS_JOBID-}}" \\
+  "FIRECREST_JOB_END=${{FIRECREST_JOB_END-}}" >"$FIRECREST_FILE"
 ) 2>/dev/null || {{ rm -f -- "$FIRECREST_FILE"; FIRECREST_FILE=; }}
 case ${{SLURM_EXPORT_ENV-}} in NONE|NIL) export SLURM_EXPORT_ENV=ALL ;; esac
 [ -n "${{SLURM_WAIT-}}" ] || export SLURM_WAIT=30 FIRECREST_WAIT=1
@@ -342,10 +343,28 @@ case $firecrest_flags in *x*) set -x ;; esac
 """
 
 
-def _preamble(ticket: str, scheduler: Scheduler) -> str:
+def _preamble(ticket: str, scheduler: Scheduler, head: str) -> str:
     name = hashlib.sha256(ticket.encode()).hexdigest()[:16]
-    # PBS starts the script in HOME, and templates go on from there to the working directory.
-    directory = "${PBS_O_WORKDIR:-$PWD}" if scheduler == "pbs" else "$PWD"
+    directory, end = "$PWD", ""
+    if scheduler == "pbs":
+        # PBS starts the script in HOME, and templates go on from there to the working directory.
+        directory = "${PBS_O_WORKDIR:-$PWD}"
+        if (seconds := _pbs_walltime(head)) is not None:
+            end = f"export FIRECREST_JOB_END=$(($(date +%s) + {seconds}))\n"
     return _PREAMBLE.format(
-        ticket=quote(ticket), launcher=quote(pack_launcher()), directory=directory, name=name
+        ticket=quote(ticket),
+        launcher=quote(pack_launcher()),
+        directory=directory,
+        name=name,
+        end=end,
     )
+
+
+def _pbs_walltime(head: str) -> int | None:
+    """Seconds of the time limit that the directives ask for, None where they do not.
+
+    PBS tells a job nothing of its limit, in no variable (pbs_resources(7): ``[[HH:]MM:]SS``).
+    """
+    asked = re.findall(r"^\s*#PBS\b.*?\bwalltime=([\d:]+)", head, re.MULTILINE | re.ASCII)
+    parts = [part for part in asked[-1].split(":") if part][:3] if asked else []
+    return functools.reduce(lambda total, part: total * 60 + int(part), parts, 0) if parts else None

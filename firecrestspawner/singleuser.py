@@ -55,6 +55,7 @@ ADDRESS_LIMIT = 16
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 MPI_RANKS = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK")
 JOB_IDS = ("SLURM_JOB_ID", "SLURM_JOBID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
+JOB_ENDS = ("SLURM_JOB_END_TIME", "FIRECREST_JOB_END")
 
 
 def main() -> int:
@@ -714,7 +715,7 @@ class Session:
 
     def left(self) -> int | None:
         """Seconds of the job's time, as it was when the job began; None where nobody says."""
-        end = self.facts.get("SLURM_JOB_END_TIME", "")
+        end = next((self.facts[name] for name in JOB_ENDS if self.facts.get(name)), "")
         return max(0, int(end) - int(time.time())) if end.isdigit() else None
 
     def warn(self) -> float:

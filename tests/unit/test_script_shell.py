@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,43 @@ def test_with_pbs_the_file_is_where_the_template_goes(tmp_path: Path) -> None:
         assert held.startswith(TICKET)
         assert bool(listed) == (variables["PBS_O_WORKDIR"] == str(home))
         assert not [*home.iterdir(), *work.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("head", "seconds"),
+    [
+        ("#PBS -l walltime=01:30:00", 5400),
+        ("#PBS -l walltime=90:00", 5400),
+        ("#PBS -l select=1,walltime=9\n  #PBS -l walltime=5400", 5400),
+        ("#PBS -q long\n# walltime=7", None),
+        ("#PBS -l max_walltime=02:00:00", None),
+        ("#PBS -l walltime=:", None),
+    ],
+)
+def test_a_pbs_job_knows_its_end_by_the_limit_that_its_script_asks_for(
+    tmp_path: Path, head: str, seconds: int | None
+) -> None:
+    """PBS has no variable for it; what the environment loses is in the file."""
+    text = script.render(
+        f'#!/bin/bash -eu\n{head}\necho "FIRECREST_JOB_END=${{FIRECREST_JOB_END-}}"\n'
+        'grep FIRECREST_JOB_END= "$FIRECREST_FILE"\n',
+        values={},
+        job_name="jhub",
+        scheduler="pbs",
+        ticket=TICKET,
+    )
+    env = {"PATH": "/usr/bin:/bin", "PBS_JOBID": "7.pbs01"}
+    began = int(time.time())
+    done = subprocess.run(
+        [BASH], input=text, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=20
+    )
+    exported, held = done.stdout.splitlines()
+    assert exported == held
+    end = held.partition("=")[2]
+    if seconds is None:
+        assert end == ""
+    else:
+        assert began + seconds <= int(end) <= int(time.time()) + seconds
 
 
 def test_a_link_in_the_way_is_not_written_through(tmp_path: Path) -> None:

@@ -152,10 +152,11 @@ def test_each_warning_of_the_time_limit_is_said_once_when_it_is_due(
     assert at(9990) == (3600, "") and at(10100) == (3600, "")
 
 
-def test_a_server_is_warned_and_goes_on(hub: Hub, launch: Launch) -> None:
+@pytest.mark.parametrize("name", ["SLURM_JOB_END_TIME", "FIRECREST_JOB_END"])
+def test_a_server_is_warned_and_goes_on(hub: Hub, launch: Launch, name: str) -> None:
     """Its job may have been extended: the scheduler ends it."""
     hub.start["warnings"] = [15, 5]
-    job = launch(env={"SLURM_JOB_END_TIME": str(int(time.time()) + 100)})
+    job = launch(env={name: str(int(time.time()) + 100)})
     hub.wait("alive", 3)
     assert job.process.poll() is None
     job.process.terminate()
