@@ -107,11 +107,14 @@ def shape(scheduler: script.Scheduler, text: str) -> tuple[list[str], str]:
 #: What quote() makes, and what a value in the shell's part looks like.
 QUOTED = r"""(?:'[^']*'|"'"|[A-Za-z0-9_@%+=:,./-])*"""
 PLACED = r"""(?:"\$firecrest_value_\d+"|[A-Za-z0-9_@%+:,./-]+)"""
+#: A PBS job's end, of the number of seconds that its script asks for.
+JOB_END = r"export FIRECREST_JOB_END=\$\(\(\$\(date \+%s\) \+ [0-9]+\)\)"
 
 
 def told_apart(body: str) -> str:
     """What the shell runs, without values: each in its own word, and as many modules as one."""
     body = re.sub(rf"^firecrest_value_\d+={QUOTED}\n", "", body, flags=re.M)
+    body = re.sub(rf"^{JOB_END}\n", "", body, flags=re.M)
     body = re.sub(rf"^(module load {PLACED} \|\| exit\n)+", "module load\n", body, flags=re.M)
     return re.sub(rf"^\. {PLACED}/bin/activate \|\| exit$", "activate", body, flags=re.M)
 
