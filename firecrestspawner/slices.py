@@ -15,6 +15,9 @@ from weakref import WeakKeyDictionary
 #: Seconds of work after which the loop is left to others.
 SLICE = 0.005
 
+#: Passes over the younger objects before the next full one, after :func:`freeze`.
+_PASSES = 100
+
 _SEPARATOR = re.compile(r"[ \t\n\r]*([,\]])[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
 
@@ -24,9 +27,14 @@ def freeze() -> None:
 
     Modules and classes are never garbage; to look through all of a Hub's takes up to 0.2 s, in
     which nothing else is done. For start-up, before the Hub serves.
+
+    What is left makes full passes more frequent: Python waits for a quarter as many new objects as
+    old ones, and those that are frozen do not count. So they are made rarer here.
     """
     gc.collect()
     gc.freeze()
+    young, middle, full = gc.get_threshold()
+    gc.set_threshold(young, middle, max(full, _PASSES))
 
 
 class Turnstile:

@@ -16,7 +16,7 @@ from jupyterhub.crypto import CryptKeeper, EncryptionUnavailable
 from sqlalchemy.exc import SQLAlchemyError
 
 #: So many users' tokens share a commit at most: each takes the loop a quarter of a millisecond.
-_TOGETHER = 25
+_TOGETHER = 8
 #: Seconds, at most, for which the loop is left to others after a commit.
 _REST = 0.05
 

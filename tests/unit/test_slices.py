@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -95,13 +96,45 @@ async def test_others_come_in_between() -> None:
     assert rounds > 3 and (loop.time() - began) > 3 * SLICE, "it was read in one go"
 
 
+@pytest.fixture
+def collector() -> Iterator[None]:
+    """Gives the garbage collector back as it was."""
+    before = gc.get_threshold()
+    yield
+    gc.unfreeze()
+    gc.set_threshold(*before)
+
+
+@pytest.mark.usefixtures("collector")
 def test_what_is_loaded_is_not_looked_through_again_and_again() -> None:
     """R8: a full pass of the garbage collector stops everything for as long as it takes."""
     frozen = gc.get_freeze_count()
     loaded = [["never garbage"]]
-    try:
-        freeze()
-        assert gc.get_freeze_count() > frozen
-        assert not any(each is loaded for each in gc.get_objects())
-    finally:
-        gc.unfreeze()
+    freeze()
+    assert gc.get_freeze_count() > frozen
+    assert not any(each is loaded for each in gc.get_objects())
+
+
+@pytest.mark.usefixtures("collector")
+def test_full_passes_do_not_become_frequent_by_that() -> None:
+    """R8: what is frozen no longer counts as old, of which a quarter has to have come anew."""
+
+    def passes() -> int:
+        full: int = gc.get_stats()[2]["collections"]
+        return full
+
+    gc.set_threshold(10, 2, 5)
+    freeze()
+    gc.collect()  # the first after it: from here on little is old
+    before = passes()
+    kept: list[list[int]] = []
+    while len(kept) < 10 * 3 * 50:
+        kept.append([])
+    assert passes() == before
+
+
+@pytest.mark.usefixtures("collector")
+def test_a_sites_own_rarer_passes_stay() -> None:
+    gc.set_threshold(700, 10, 1000)
+    freeze()
+    assert gc.get_threshold() == (700, 10, 1000)

@@ -16,6 +16,7 @@ from jupyterhub.user import User
 from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
+from firecrestspawner import vault
 from firecrestspawner.vault import UserVault
 
 
@@ -89,7 +90,7 @@ async def test_many_who_save_at_once_share_commits(hub: Hub) -> None:
     event.listen(hub.db, "before_commit", lambda session: sizes.append(len(session.dirty)))
     assert all(await asyncio.gather(*save(hub, hub.users)))
     assert all(hub.stored(user) == fresh(user) for user in hub.users)
-    assert sizes == [25, 25, 10]
+    assert sizes == [8, 8, 8, 8, 8, 8, 8, 4]
 
 
 async def test_nobody_is_told_before_it_is_committed(hub: Hub) -> None:
@@ -123,23 +124,25 @@ async def test_who_is_alone_waits_for_nobody(hub: Hub) -> None:
     assert await saving
 
 
-async def test_the_loop_is_left_to_others_for_as_long_as_a_commit_took(hub: Hub) -> None:
+async def test_the_loop_is_left_to_others_for_as_long_as_a_commit_took(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """R8: what others do takes many rounds of the loop, and a commit in each would slow it."""
+    monkeypatch.setattr(vault, "_REST", 60)
     hub.slow = 0.02
-    await asyncio.gather(*save(hub, hub.users))
+    await asyncio.gather(*save(hub, hub.users[:16]))
     # Those who come in the pause wait for its end, too.
-    await asyncio.gather(*save(hub, hub.users))
-    assert not await UserVault(hub.users[0]).save(b"old", b"")
+    await asyncio.gather(*save(hub, hub.users[16:24]))
     assert len(hub.commits) == 3
     for (began, ended), (begins, _) in zip(hub.commits, hub.commits[1:], strict=False):
-        assert begins - ended > (ended - began) * 0.9
+        assert begins - ended > (ended - began) * 0.99  # of a clock that ticks
 
 
 async def test_a_database_that_hangs_is_not_waited_for_twice(hub: Hub) -> None:
     hub.slow = 0.5
-    await asyncio.gather(*save(hub, hub.users[:26]))
-    [(_, ended), (begins, _)] = hub.commits
-    assert begins - ended < 0.25
+    await asyncio.gather(*save(hub, hub.users[:9]))
+    [(began, ended), (begins, _)] = hub.commits
+    assert begins - ended < ended - began
 
 
 async def test_a_login_while_one_waits_wins_and_harms_no_other(hub: Hub) -> None:
@@ -201,7 +204,7 @@ async def test_the_hub_and_the_vault_read_each_others_writing(
     monkeypatch.setattr(CryptKeeper.instance(), "keys", [os.urandom(32)])
     user, state = hub.users[0], {"access_token": "t\u00f6ken", "scope": ["openid"]}
     await user.save_auth_state(state)
-    vault = UserVault(user)
-    assert (await vault.load())[0] == state
-    assert await vault.save(user.encrypted_auth_state, await vault.seal({**state, "more": 1}))
+    kept = UserVault(user)
+    assert (await kept.load())[0] == state
+    assert await kept.save(user.encrypted_auth_state, await kept.seal({**state, "more": 1}))
     assert await user.get_auth_state() == {**state, "more": 1}
