@@ -39,7 +39,7 @@ from .shutdown import at_shutdown, before_shutdown
 from .slices import freeze
 from .strays import Strays
 from .submission import unworkable
-from .tokens import Revision, TokenStore, write_tokens
+from .tokens import Revision, TokenStore, begin_login
 from .vault import UserVault
 
 log = logging.getLogger(__name__)
@@ -256,7 +256,7 @@ class FirecRESTAuthenticator(GenericOAuthenticator):
         now = time.time()
         tokens = TokenSet.from_response(token_info, now=now)
         return {
-            **write_tokens(tokens),
+            **begin_login(tokens),
             self.user_auth_state_key: user_info,
             "userinfo_at": now,
         }

@@ -83,7 +83,8 @@ async def log_out(authenticator: Any, user: Any, handler: Any) -> str:
 async def _forget(authenticator: Any, user: Any) -> Forgotten | None:
     """None when there was nothing, or the issuer has not confirmed the end of it."""
     forgotten: Forgotten | None = await authenticator.token_store.forget(user)
-    authenticator.origins.drop(user.id)
+    if user.encrypted_auth_state is None:  # or else there was another login meanwhile
+        authenticator.origins.drop(user.id)
     if forgotten is None:
         return None
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
@@ -79,6 +80,11 @@ def write_tokens(tokens: TokenSet) -> dict[str, Any]:
     }
 
 
+def begin_login(tokens: TokenSet) -> dict[str, Any]:
+    """As :func:`write_tokens`, for a login: with a mark that all its refreshes keep."""
+    return {**write_tokens(tokens), "login": secrets.token_hex(8)}
+
+
 @dataclass(frozen=True)
 class Session:
     """A user's session at the issuer, as far as it is known here.
@@ -148,9 +154,9 @@ class TokenStore:
     vault_of: the vault of a user, as the callers name users.
     revise: called after each refresh, see :data:`Revise`.
 
-    What is kept in auth_state besides the tokens: ``login_ended`` (Unix seconds) once the issuer
-    has refused a refresh, and ``denied`` (a message) while ``revise`` says that the user may not
-    use the Hub. A login overwrites all of it.
+    What is kept in auth_state besides the tokens: ``login``, which tells one login from the next;
+    ``login_ended`` (Unix seconds) once the issuer has refused a refresh, and ``denied`` (a message)
+    while ``revise`` says that the user may not use the Hub. A login overwrites all of it.
     """
 
     def __init__(
@@ -198,8 +204,12 @@ class TokenStore:
 
     async def _forget(self, user: Any) -> Forgotten | None:
         vault = self._vault_of(user)
+        login = _login(await vault.load())
         async with self._turn(vault.name):
             state, stored = await vault.load()
+            if _login((state, stored)) != login:
+                log.info("A login of %s during a logout wins", vault.name)
+                return None
             vault.swap(stored, None)
             if not state:
                 return None
@@ -381,6 +391,11 @@ class TokenStore:
             return False
         log.info("The login of %s has ended: %s", vault.name, why)
         return True
+
+
+def _login(loaded: tuple[Mapping[str, Any] | None, bytes | None]) -> Any:
+    state, _ = loaded
+    return state.get("login") if state else None
 
 
 def _stored_tokens(name: str, state: Mapping[str, Any] | None, stored: bytes | None) -> TokenSet:

@@ -14,8 +14,8 @@ import pytest
 from firecrestspawner.demo.issuer import Issuer
 from firecrestspawner.models import TokenSet
 from firecrestspawner.tokens import (
+    begin_login,
     read_tokens,
-    write_tokens,
 )
 
 
@@ -30,7 +30,7 @@ class MemoryVault:
     def log_in(self, answer: dict[str, Any], *, left: float = 300.0) -> None:
         """What the Hub does at a login: overwrite. ``left``: seconds of the access token."""
         tokens = replace(TokenSet.from_response(answer), expires_at=time.time() + left)
-        self._stored: bytes | None = _encoded({**write_tokens(tokens), "oauth_user": {"sub": "1"}})
+        self._stored: bytes | None = _encoded({**begin_login(tokens), "oauth_user": {"sub": "1"}})
 
     @property
     def state(self) -> dict[str, Any]:

@@ -39,6 +39,23 @@ async def test_what_is_forgotten_is_the_latest_and_does_not_come_back(
     assert await store.forget(vault) is None
 
 
+async def test_a_login_while_a_logout_waits_for_a_refresh_is_not_forgotten(
+    issuer: Issuer, store: TokenStore, vault: MemoryVault
+) -> None:
+    """R4: it is another login than the one that was to end."""
+    held = Held(issuer)
+    need = asyncio.ensure_future(store.get(vault))
+    await held.arrived()
+    forgetting = asyncio.ensure_future(store.forget(vault))
+    for _ in range(5):  # it has looked, and waits by now
+        await asyncio.sleep(0)
+    vault.log_in(issuer.log_in("alice"))
+    login = vault.tokens
+    held.release()
+    assert await forgetting is None
+    assert await need == vault.tokens == login
+
+
 async def test_of_a_login_that_has_ended_the_id_token_is_left(
     issuer: Issuer, store: TokenStore, vault: MemoryVault
 ) -> None:
