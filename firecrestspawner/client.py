@@ -39,7 +39,7 @@ from .errors import (
 )
 from .isolation import SERVICE, Guard
 from .metrics import BREAKER, REQUESTS, observe
-from .models import Job, Listing, Node, Secret
+from .models import Job, JobRequest, Listing, Node, Secret, System
 from .service import ServiceAccount
 from .slices import Slices, elements
 
@@ -65,54 +65,6 @@ class _CurrentToken:
 
     def auth_headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {_token.get().reveal()}"}
-
-
-@dataclass(frozen=True)
-class System:
-    """One entry of ``GET /status/systems``, as far as the Hub needs it.
-
-    ``connection_mode`` is ``ssh``, ``rest`` or ``hybrid``; with the last two every directive of a
-    script is ignored (FirecREST facts, 5). ``unhealthy`` names the services marked red.
-    """
-
-    name: str
-    scheduler: str = "slurm"
-    connection_mode: str = "ssh"
-    unhealthy: tuple[str, ...] = ()
-
-    @property
-    def honours_directives(self) -> bool:
-        return self.connection_mode == "ssh"
-
-
-@dataclass(frozen=True)
-class JobRequest:
-    """What is submitted. ``None`` leaves a field out; the script travels byte for byte."""
-
-    working_directory: str
-    script: Secret
-    name: str | None = None
-    account: str | None = None
-    partition: str | None = None
-    reservation: str | None = None
-    constraints: str | None = None
-    output: str | None = None
-    env: Mapping[str, str] | None = None
-
-    def body(self) -> dict[str, Any]:
-        """The ``job`` object of ``POST /compute/{system}/jobs`` (JobDescriptionModel)."""
-        fields = {
-            "working_directory": self.working_directory,
-            "script": self.script.reveal(),
-            "name": self.name,
-            "account": self.account,
-            "partition": self.partition,
-            "reservation": self.reservation,
-            "constraints": self.constraints,
-            "standardOutput": self.output,
-            "env": dict(self.env) if self.env else None,
-        }
-        return {key: value for key, value in fields.items() if value is not None}
 
 
 @dataclass(frozen=True)

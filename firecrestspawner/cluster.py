@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from . import address
-from .client import FirecREST, JobRequest, System, as_service
+from .client import FirecREST, as_service
 from .deadline import in_time
 from .errors import AddressRefused, BadAnswer, Error, FirecRESTError, OptionsError
 from .isolation import State
 from .metrics import JOBS, SNAPSHOT_AGE, observe
-from .models import Job, JobState, Secret
+from .models import Job, JobRequest, JobState, Secret, System
 from .monitor import JobMonitor
 from .service import ServiceAccount
 from .shared import Shared

@@ -13,9 +13,9 @@ from typing import Any
 
 import jinja2
 
-from .client import System
 from .fields import FIELDS, LONGEST, Field
 from .links import LONGEST_CHOICES
+from .models import System
 from .options import OF, ignored
 from .profiles import CUSTOM, UNLISTED, Profile, default
 from .settings import Settings

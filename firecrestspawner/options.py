@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from .client import System
 from .errors import OptionsError
 from .fields import FIELDS, Field, shown
+from .models import System
 from .profiles import CUSTOM
 
 #: Between a field's name and a system's, in a form whose systems have different fields.

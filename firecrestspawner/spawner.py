@@ -14,13 +14,12 @@ from typing import Any
 from traitlets import default
 
 from . import channel, choice, endings, links, options, resume, submission
-from .client import JobRequest
 from .cluster import Cluster, NodesUnknown, stranger
 from .conversation import LOOK, ConversingSpawner
 from .deadline import in_time
 from .ending import Ending
 from .errors import Error, FirecRESTError, JobEnded, ProviderUnavailable, StartTimedOut
-from .models import Secret
+from .models import JobRequest, Secret
 from .progress import Stage, amount, how_it_ended
 from .refusal import refuse
 from .spawn import Spawn, earlier

@@ -15,11 +15,10 @@ from urllib.parse import urlsplit
 from traitlets import TraitError
 
 from . import address, options, output, profiles, script, settings
-from .client import JobRequest, System
 from .config import SpawnerConfig
 from .errors import ConfigurationError, OptionsError
 from .fields import FIELDS, Field, in_pbs_words, lies_under, of_user
-from .models import Secret
+from .models import JobRequest, Secret, System
 from .oidc import Provider
 from .service import ServiceAccount
 from .settings import Settings

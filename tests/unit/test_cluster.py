@@ -12,7 +12,7 @@ import pytest
 
 from firecrestspawner import address
 from firecrestspawner import cluster as module
-from firecrestspawner.client import FirecREST, JobRequest, System
+from firecrestspawner.client import FirecREST
 from firecrestspawner.cluster import Cluster, NodesUnknown, own_addresses, resolve
 from firecrestspawner.errors import (
     AddressRefused,
@@ -23,7 +23,7 @@ from firecrestspawner.errors import (
 )
 from firecrestspawner.isolation import FAILURES, Pass
 from firecrestspawner.metrics import JOBS
-from firecrestspawner.models import Job, JobState, Listing, Node, Secret
+from firecrestspawner.models import Job, JobRequest, JobState, Listing, Node, Secret, System
 from firecrestspawner.monitor import JobMonitor
 from firecrestspawner.shared import Shared
 

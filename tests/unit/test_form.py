@@ -7,9 +7,9 @@ from html.parser import HTMLParser
 from typing import Any
 
 from firecrestspawner import form, settings
-from firecrestspawner.client import System
 from firecrestspawner.config import SpawnerConfig
 from firecrestspawner.form import Panel
+from firecrestspawner.models import System
 
 
 class Page(HTMLParser):

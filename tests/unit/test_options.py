@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from firecrestspawner import options
-from firecrestspawner.client import System
 from firecrestspawner.errors import OptionsError
 from firecrestspawner.fields import FIELDS, narrowed
+from firecrestspawner.models import System
 
 ALL = list(FIELDS)
 

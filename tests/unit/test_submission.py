@@ -10,11 +10,10 @@ from jupyterhub.spawner import Spawner
 from traitlets.config import Config
 
 from firecrestspawner import channel, settings, submission
-from firecrestspawner.client import System
 from firecrestspawner.config import SpawnerConfig
 from firecrestspawner.errors import ConfigurationError, OptionsError
 from firecrestspawner.fields import FIELDS
-from firecrestspawner.models import Secret
+from firecrestspawner.models import Secret, System
 from firecrestspawner.spawn import Spawn
 from firecrestspawner.spawner import FirecRESTSpawner
 

@@ -11,7 +11,6 @@ import httpx
 import pytest
 from firecrest.FirecrestException import FirecrestException
 
-from firecrestspawner.client import JobRequest
 from firecrestspawner.demo.executors import LocalExecutor
 from firecrestspawner.demo.firecrest import FirecREST as StandIn
 from firecrestspawner.demo.firecrest import System
@@ -19,7 +18,7 @@ from firecrestspawner.demo.issuer import Issuer
 from firecrestspawner.errors import (
     FirecRESTError,
 )
-from firecrestspawner.models import Secret
+from firecrestspawner.models import JobRequest, Secret
 
 SCRIPT = "#!/bin/bash\n#SBATCH --job-name=hub-x\nsleep 60\n"
 REQUEST = JobRequest("/home/alice", Secret(SCRIPT))

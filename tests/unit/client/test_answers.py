@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from firecrestspawner.client import FirecREST, JobRequest
+from firecrestspawner.client import FirecREST
 from firecrestspawner.errors import (
     BadAnswer,
     BadRequest,
@@ -17,7 +17,7 @@ from firecrestspawner.errors import (
     Unauthorized,
     Unwell,
 )
-from firecrestspawner.models import JobState, Node, Secret
+from firecrestspawner.models import JobRequest, JobState, Node, Secret
 from tests.unit.client.api import REQUEST, SCRIPT, SECRET, Site, failure, shown
 
 # -- what goes well ------------------------------------------------------------------------------

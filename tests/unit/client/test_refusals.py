@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from firecrestspawner.client import FirecREST, JobRequest
+from firecrestspawner.client import FirecREST
 from firecrestspawner.errors import (
     BadRequest,
     FirecRESTError,
     SubmissionRejected,
     Unauthorized,
 )
-from firecrestspawner.models import Secret
+from firecrestspawner.models import JobRequest, Secret
 from tests.unit.client.api import REQUEST, SCRIPT, SECRET, Site, failure, shown
 
 # -- the scheduler's own refusals ----------------------------------------------------------------

@@ -13,12 +13,20 @@ from jupyterhub.objects import Hub
 from jupyterhub.user import UserDict
 from traitlets.config import Config
 
-from firecrestspawner.client import JobRequest, System
 from firecrestspawner.cluster import Clusters
 from firecrestspawner.errors import Error, NotFound
 from firecrestspawner.handlers import Switchboard
 from firecrestspawner.isolation import Guard
-from firecrestspawner.models import Job, JobState, Listing, Node, Secret, TokenSet
+from firecrestspawner.models import (
+    Job,
+    JobRequest,
+    JobState,
+    Listing,
+    Node,
+    Secret,
+    System,
+    TokenSet,
+)
 from firecrestspawner.service import ServiceAccount
 from firecrestspawner.spawner import FirecRESTSpawner
 

@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 
 from firecrestspawner import causes, channel, cluster, endings, output
-from firecrestspawner.client import System
-from firecrestspawner.models import Job, Node
+from firecrestspawner.models import Job, Node, System
 from tests.unit.spawner.scene import NAME, Api, Scene
 
 NODE = "r1i0n3"

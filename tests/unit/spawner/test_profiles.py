@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from firecrestspawner import choice, submission
-from firecrestspawner.client import System
 from firecrestspawner.errors import ConfigurationError, OptionsError
+from firecrestspawner.models import System
 from firecrestspawner.spawner import FirecRESTSpawner
 from tests.unit.spawner.scene import Api, Scene
 

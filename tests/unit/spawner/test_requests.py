@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from firecrestspawner.client import System
+from firecrestspawner.models import System
 from tests.unit.spawner.scene import Api, Scene
 
 REST = System("daint", connection_mode="rest")

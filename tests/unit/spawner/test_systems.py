@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from firecrestspawner import choice
-from firecrestspawner.client import System
 from firecrestspawner.errors import OptionsError, Unreachable
+from firecrestspawner.models import System
 from tests.unit.spawner.scene import Api, Scene
 
 TWO = {

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from firecrestspawner.client import FirecREST, System
+from firecrestspawner.client import FirecREST
 from firecrestspawner.errors import OptionsError, Unwell
 from firecrestspawner.isolation import SERVICE
+from firecrestspawner.models import System
 from firecrestspawner.settings import title
 from tests.unit.spawner.scene import Scene
 from tests.unit.spawner.test_stop import started
