@@ -29,6 +29,7 @@ from firecrestspawner.errors import LoginRequired, ProviderUnavailable
 from firecrestspawner.handlers import JobChannelHandler, Switchboard
 from firecrestspawner.models import Secret, TokenSet
 from firecrestspawner.service import ServiceAccount
+from firecrestspawner.spawner import FirecRESTSpawner
 from tests.chaos.clock import Killed, Process
 from tests.chaos.wire import SYSTEM
 
@@ -210,6 +211,49 @@ class Hub(Process):
         post = asyncio.ensure_future(message.post())
         post.add_done_callback(lambda _: message.finish())
         return await message.answer
+
+
+def observed(world: Any) -> type[FirecRESTSpawner]:
+    """The product's spawner; the checker sees what is asked of it and what it says."""
+    checker = world.checker
+
+    class Observed(FirecRESTSpawner):
+        async def start(self) -> str:
+            wish = checker.began(self.user.name, self.name)
+            try:
+                url = await super().start()
+            except Exception as error:
+                # Seen, and raised again.
+                why = str(error)
+                world.note("hub", f"the start of {wish} failed:", why)
+                checker.start_failed(self.user.name, self.name, why, world.job_of(self))
+                raise
+            wish.ready = True
+            world.note("hub", f"{wish} is at {url}")
+            return url
+
+        async def stop(self, now: bool = False) -> None:
+            wish = checker.wishes.get((self.user.name, self.name))
+            job = world.job_of(self)
+            if wish is not None and wish.wanted and job is not None and job.alive:
+                checker.blame(f"{wish} is stopped, and nobody asked for that")
+            world.note("hub", f"stops {self._log_name}", job and job.id)
+            await super().stop(now)
+            world.note("hub", f"has stopped {self._log_name}")
+
+        async def poll(self) -> int | None:
+            status = await super().poll()
+            if status is not None:
+                checker.takes_for_ended(self.user.name, self.name, world.job_of(self))
+            return status
+
+        def get_state(self) -> dict[str, Any]:
+            state = super().get_state()
+            if "spawn_id" in state:
+                checker.uses(self.user.name, self.name, state["spawn_id"])
+            return state
+
+    return Observed
 
 
 class Page(UserServerAPIHandler):

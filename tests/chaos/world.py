@@ -65,7 +65,7 @@ class World:
         self.wire = wire.Wire(self, plan, self.scheduler)
         self.proxy = hubs.Proxy()
         self.logins = hubs.Logins(self)
-        self.spawner_class = observed(self)
+        self.spawner_class = hubs.observed(self)
         self.hub: hubs.Hub | None = None
         self.calm = False
         self._down = 0.0
@@ -394,49 +394,6 @@ def belief(user: Any, name: str, server: str, state: dict[str, Any]) -> Belief:
         if spawner.ready:
             status, at = "ready", urlsplit(spawner.server.host).netloc
     return Belief(name, server, status, state.get("spawn_id", ""), state.get("job_id", ""), at)
-
-
-def observed(world: World) -> type[FirecRESTSpawner]:
-    """The product's spawner; the checker sees what is asked of it and what it says."""
-    checker = world.checker
-
-    class Observed(FirecRESTSpawner):
-        async def start(self) -> str:
-            wish = checker.began(self.user.name, self.name)
-            try:
-                url = await super().start()
-            except Exception as error:
-                # Seen, and raised again.
-                why = str(error)
-                world.note("hub", f"the start of {wish} failed:", why)
-                checker.start_failed(self.user.name, self.name, why, world.job_of(self))
-                raise
-            wish.ready = True
-            world.note("hub", f"{wish} is at {url}")
-            return url
-
-        async def stop(self, now: bool = False) -> None:
-            wish = checker.wishes.get((self.user.name, self.name))
-            job = world.job_of(self)
-            if wish is not None and wish.wanted and job is not None and job.alive:
-                checker.blame(f"{wish} is stopped, and nobody asked for that")
-            world.note("hub", f"stops {self._log_name}", job and job.id)
-            await super().stop(now)
-            world.note("hub", f"has stopped {self._log_name}")
-
-        async def poll(self) -> int | None:
-            status = await super().poll()
-            if status is not None:
-                checker.takes_for_ended(self.user.name, self.name, world.job_of(self))
-            return status
-
-        def get_state(self) -> dict[str, Any]:
-            state = super().get_state()
-            if "spawn_id" in state:
-                checker.uses(self.user.name, self.name, state["spawn_id"])
-            return state
-
-    return Observed
 
 
 def run(plan: Plan, *, log: bool = False) -> Result:
