@@ -218,7 +218,10 @@ def test_a_shape_tells_a_directive_or_a_command_too_many(scheduler: script.Sched
         assert shape(scheduler, other) != same
 
 
-def test_what_really_runs_is_the_servers_command_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_what_really_runs_is_the_servers_command_alone(
+    tmp_path: Path, scheduler: script.Scheduler
+) -> None:
     """S2: scripts of hostile sets are run, with a launcher that only says that it was called."""
     (tmp_path / "bin").mkdir()
     launcher = tmp_path / "bin" / "python3"
@@ -232,7 +235,7 @@ def test_what_really_runs_is_the_servers_command_alone(tmp_path: Path) -> None:
     while ran < 20:
         values = {name: str(value) for name, value in asked_of(option_set(chance)).items()}
         try:
-            text = render("slurm", values)
+            text = render(scheduler, values)
         except ScriptError:
             continue
         folder = tmp_path / str(ran)
