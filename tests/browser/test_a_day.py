@@ -65,4 +65,8 @@ def test_a_refusal_is_one_sentence_above_what_was_filled_in(site: Site, window: 
     window.start()
     said = window.refusal()
     assert said.startswith("Run time: 'lunch' cannot be used; write it like '04:00:00'")
+
+    # JupyterHub starts a server at once for an address with a query, such as that of a posted form.
+    window.browser.get(window.browser.current_url)
+    window.see("#spawn_form")
     assert not site.remains()
