@@ -78,6 +78,9 @@ _DIRECTIVE_WORD = {
     "slurm": re.compile(r"[A-Za-z0-9_@%+=:,./&|*()\[\]!^~][A-Za-z0-9_@%+=:,./&|*()\[\]!^~-]*"),
     "pbs": re.compile(r"[A-Za-z0-9_@%./^][A-Za-z0-9_@%./^-]*|[0-9]+(:[0-9]{2}){1,3}"),
 }
+_PBS_WALLTIME = re.compile(
+    r"^[ \t]*#PBS\b.*?\bwalltime=((?:\d{1,9}:){0,2}\d{1,9})(?![\d:])", re.MULTILINE | re.ASCII
+)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _SHELLS = {"sh", "bash", "dash", "ksh", "zsh"}
 
@@ -365,6 +368,7 @@ def _pbs_walltime(head: str) -> int | None:
 
     PBS tells a job nothing of its limit, in no variable (pbs_resources(7): ``[[HH:]MM:]SS``).
     """
-    asked = re.findall(r"^\s*#PBS\b.*?\bwalltime=([\d:]+)", head, re.MULTILINE | re.ASCII)
-    parts = [part for part in asked[-1].split(":") if part][:3] if asked else []
-    return functools.reduce(lambda total, part: total * 60 + int(part), parts, 0) if parts else None
+    asked = _PBS_WALLTIME.findall(head)
+    if not asked:
+        return None
+    return functools.reduce(lambda total, part: total * 60 + int(part), asked[-1].split(":"), 0)

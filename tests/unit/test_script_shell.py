@@ -84,6 +84,7 @@ def test_with_pbs_the_file_is_where_the_template_goes(tmp_path: Path) -> None:
         ("#PBS -q long\n# walltime=7", None),
         ("#PBS -l max_walltime=02:00:00", None),
         ("#PBS -l walltime=:", None),
+        ("#PBS -l walltime=" + "9" * 5000, None),
     ],
 )
 def test_a_pbs_job_knows_its_end_by_the_limit_that_its_script_asks_for(
