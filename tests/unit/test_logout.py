@@ -19,6 +19,7 @@ from firecrestspawner.logout import LogoutTokens
 from firecrestspawner.models import Secret
 from firecrestspawner.oauth import TokenClient
 from firecrestspawner.oidc import Provider
+from firecrestspawner.sessions import Origins
 
 EVENT = "http://schemas.openid.net/event/backchannel-logout"
 
@@ -170,3 +171,23 @@ async def test_another_login_meanwhile_is_not_ended(
     await logout.end_login(authenticator, "alice", "me", "old")
     assert asked == [bool(ends)]
     assert len(ended) == (ends if policy == "sso" else 0)
+
+
+@pytest.mark.parametrize(("left", "found"), [(None, []), (b"of another login", [7])])
+async def test_where_another_login_comes_from_is_remembered(
+    left: bytes | None, found: list[int]
+) -> None:
+    """R4: a logout that waited for a refresh forgets what it was about, and no more."""
+    user = SimpleNamespace(id=7, name="alice", encrypted_auth_state=b"old")
+    origins = Origins("userinfo")
+
+    async def forget(user: Any) -> None:
+        origins.note(7, {"id_token": jwt.encode({"sub": "me", "sid": "new"}, "k" * 32, "HS256")})
+        user.encrypted_auth_state = left
+
+    authenticator: Any = SimpleNamespace(
+        token_store=SimpleNamespace(forget=forget), origins=origins
+    )
+    assert await logout._forget(authenticator, user) is None
+    origins._complete = True  # the database knows no more
+    assert await origins.meant_by("me", "new", None) == found
