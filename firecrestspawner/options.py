@@ -45,11 +45,12 @@ def parse(options: Mapping[str, Any], fields: Mapping[str, Field]) -> dict[str, 
     """
     chosen: dict[str, str] = {}
     for name, value in options.items():
-        if value is None or value == "" or name in ("system", "profile"):
+        if name in ("system", "profile"):
             continue
         if name not in fields:
             raise OptionsError(f"There is no option called {shown(name)}.")
-        chosen[name] = fields[name].read(value)
+        if value is not None and value != "":
+            chosen[name] = fields[name].read(value)
     return chosen
 
 

@@ -36,6 +36,8 @@ def test_what_may_be_chosen_is_returned_without_empty_values() -> None:
         ({"system": "nowhere"}, "nowhere"),
         ({"system": ["daint"]}, "a list"),
         ({"colour": "red"}, "colour"),
+        ({"colour": ""}, "colour"),
+        ({"colour": None}, "colour"),
         ({"partition": ["normal"]}, "partition"),
         ({"partition": "a b"}, "partition"),
         ({"partition": "-p"}, "partition"),
