@@ -18,7 +18,7 @@ from .links import LONGEST_CHOICES
 from .models import System
 from .options import OF, ignored
 from .profiles import CUSTOM, UNLISTED, Profile, default
-from .settings import Settings
+from .settings import Environment, Settings
 
 
 @dataclass(frozen=True)
@@ -61,17 +61,22 @@ class Panel:
         return found
 
     @property
-    def limits(self) -> dict[str, Mapping[str, str]]:
-        """The most there is of a field in each partition; under "" in the one of an empty field."""
+    def usual(self) -> str:
+        """The partition that an empty field means; "" where that depends on what else is chosen."""
         field = self.settings.fields.get("partition")
-        if field is None or not field.limits:
-            return {}
-        usual = field.default or str(self.settings.requests.get("partition", ""))
-        return {**field.limits, "": field.limits.get(usual, {})}
+        if field is None or any("partition" in each.values for each in self._environments):
+            return ""
+        return field.default or str(self.settings.requests.get("partition", ""))
+
+    @property
+    def _environments(self) -> list[Environment]:
+        field = self.settings.fields.get("environment")
+        return [self.settings.environments[name] for name in field.choices] if field else []
 
     def same_fields(self, other: Panel) -> bool:
         """Whether one set of fields serves both systems."""
-        return (self.fields, self.empty, self.lost) == (other.fields, other.empty, other.lost)
+        mine = (self.fields, self.empty, self.lost, self.usual)
+        return mine == (other.fields, other.empty, other.lost, other.usual)
 
 
 @lru_cache(maxsize=1)

@@ -150,7 +150,8 @@ def test_a_job_asks_for_no_more_than_its_site_says_a_partition_has(browser: Chro
 
 def test_a_job_is_no_larger_than_its_partition(browser: Chrome, tmp_path: Path):
     """As far as FirecREST tells; what nobody knows is not bounded."""
-    config = SpawnerConfig(system="daint", option_fields=["partition", "nodes"])
+    fields = {"partition": {"default": "debug"}, "nodes": {}}
+    config = SpawnerConfig(system="daint", option_fields=fields)
     panel = form.Panel(settings.on(config, "daint"))
     told = {"partition": [{"value": "debug", "label": "2 nodes", "nodes": 2}, {"value": "odd"}]}
     answers = f"async () => ({{ok: true, json: async () => ({json.dumps(told)})}})"
@@ -168,7 +169,9 @@ def test_a_job_is_no_larger_than_its_partition(browser: Chrome, tmp_path: Path):
         ("debug", "3", "debug has only 2 nodes."),
         ("debug", "2", ""),
         ("odd", "3", ""),
-        ("", "3", ""),
+        ("other", "3", ""),
+        ("", "3", "debug has only 2 nodes."),
+        ("", "2", ""),
     ):
         for control, value in ((partition, queue), (nodes, number)):
             control.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 from typing import Any
@@ -187,3 +188,20 @@ def test_what_the_user_may_use_is_filled_in_by_the_browser_where_nothing_else_is
     assert 'data-firecrest-hints-from="/hub/api/firecrest/hints"' in text
     without = form.render(panels(option_fields=fields), {})
     assert "data-firecrest-hints-from" not in without
+
+
+def test_bounds_are_those_of_the_partition_that_an_empty_field_means() -> None:
+    limits = {"debug": {"nodes": "2"}}
+
+    def usual(**traits: Any) -> str | None:
+        fields = {"partition": {"limits": limits, **traits.pop("partition", {})}, "nodes": {}}
+        control = page(option_fields={**fields, "environment": {}}, **traits).controls["partition"]
+        assert json.loads(control["data-firecrest-limits"] or "") == limits
+        return control["data-firecrest-usual"]
+
+    assert usual() == ""
+    assert usual(req_partition="debug") == "debug"
+    assert usual(req_partition="normal", partition={"default": "debug"}) == "debug"
+    elsewhere = {"big": {"values": {"req_partition": "large"}}, "usual": {}}
+    assert usual(req_partition="debug", environments=elsewhere) == "", "it depends on another field"
+    assert usual(req_partition="debug", environments={"usual": {}}) == "debug"
