@@ -340,8 +340,8 @@ class SlurmExecutor:
         return [node_row(fields(line)) for line in text.splitlines() if line.strip()]
 
     def partitions(self, viewer: str) -> list[dict[str, Any]]:
-        """The partitions that scontrol shows them: none that is hidden, or other groups' only."""
-        text = self._ask(viewer, "scontrol", "show", "partition", "--oneliner")
+        """All partitions but hidden ones, those of other groups and accounts included."""
+        text = self._ask(viewer, "scontrol", "--all", "show", "partition", "--oneliner")
         rows = [fields(line) for line in text.splitlines() if "PartitionName=" in line]
         return [
             {
@@ -351,6 +351,7 @@ class SlurmExecutor:
                 "partition": row.get("State", ""),
             }
             for row in rows
+            if row.get("Hidden") != "YES"
         ]
 
     def reservations(self, viewer: str) -> list[dict[str, Any]]:

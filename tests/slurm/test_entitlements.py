@@ -17,11 +17,18 @@ from tests.slurm.cluster import SlurmSite
 
 #: A quality of service with one job at a time.
 LONE = "lone"
+#: Further partitions, and what each has of its own.
+QUEUES = {
+    "closed": "State=INACTIVE",
+    "others": "AllowGroups=root",
+    "second": "AllowAccounts=proj2",
+    "secret": "Hidden=YES",
+}
 
 
 @pytest.fixture
 def course(site: SlurmSite) -> Iterator[None]:
-    """Reservations, one for each user, and the quality of service, for alice."""
+    """Reservations, one for each user, the quality of service, for alice, and the partitions."""
     administer = site.slurm.administer
     made = {"course": ALICE, "theirs": BOB}
     for name, user in made.items():
@@ -29,6 +36,8 @@ def course(site: SlurmSite) -> Iterator[None]:
             *("scontrol", "create", "reservation", f"ReservationName={name}", f"Users={user}"),
             *("StartTime=now+2days", "Duration=60", "NodeCnt=1", "Flags=OVERLAP"),
         )
+    for name, what in QUEUES.items():
+        administer("scontrol", "create", f"PartitionName={name}", "Nodes=ALL", what)
     administer("sacctmgr", "-i", "-Q", "add", "qos", LONE, "MaxJobsPerUser=1")
     administer("sacctmgr", "-i", "-Q", "modify", "user", ALICE, "set", f"qos+={LONE}")
     yield
@@ -36,6 +45,8 @@ def course(site: SlurmSite) -> Iterator[None]:
     administer("sacctmgr", "-i", "-Q", "delete", "qos", LONE)
     for name in made:
         administer("scontrol", "delete", f"ReservationName={name}")
+    for name in QUEUES:
+        administer("scontrol", "delete", f"PartitionName={name}")
 
 
 def hints(person: Person) -> dict[str, list[str]]:
@@ -48,14 +59,17 @@ def hints(person: Person) -> dict[str, list[str]]:
 
 
 def test_the_form_offers_what_the_user_may_use(site: SlurmSite, person, course: None):
-    """R10: accounts of their own, and no reservation that is for others."""
+    """R10: accounts of their own, and no reservation that is for others.
+
+    Whose a partition is FirecREST does not tell, only its state and whether it is hidden.
+    """
     told = {name: hints(person(name)) for name in ("alice", "bob")}
     assert told["alice"]["account"] == ["proj1", "proj2"]
     assert told["bob"]["account"] == ["proj2"]
     assert told["alice"]["reservation"] == ["course"]
     assert told["bob"]["reservation"] == ["theirs"]
     for each in told.values():
-        assert each["partition"] == sorted(site.slurm.partitions)
+        assert each["partition"] == sorted([*site.slurm.partitions, *QUEUES.keys() - {"secret"}])
         assert each["constraint"] == ["fast"]
 
 
