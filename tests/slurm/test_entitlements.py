@@ -77,6 +77,9 @@ def test_the_form_offers_what_the_user_may_use(site: SlurmSite, person, course: 
     ("options", "slurm_says", "we_say"),
     [
         ({"partition": "nope"}, "invalid partition specified: nope", "There is no such partition."),
+        ({"partition": "closed"}, "Required partition not available", "takes no jobs, or none of"),
+        ({"partition": "others"}, "User's group not permitted", "takes no jobs, or none of yours."),
+        ({"partition": "second", "account": "proj1"}, "account", "may not be charged to that"),
         ({"account": "other"}, "Invalid account", "may not be charged to that account"),
         ({"qos": "nope"}, "Invalid qos specification", "That quality of service is not for you."),
         ({"reservation": "theirs"}, "reservation", "The reservation is not valid, or not for you."),

@@ -145,6 +145,17 @@ REFUSED = "The scheduler refused the job: {}."
          "No node of the cluster has"),
         ("Batch job submission failed: Invalid feature specification", "queue-policy",
          "No node of the cluster has"),
+        ("Batch job submission failed: User's group not permitted to use this partition",
+         "queue-policy", "or none of yours"),
+        ("Batch job submission failed: Required partition not available (inactive or drain)",
+         "queue-policy", "takes no jobs"),
+        # Others of slurm_errno.c.
+        ("Batch job submission failed: Requested partition configuration not available now",
+         "queue-policy", "A limit of"),
+        ("Batch job submission failed: CPU count specification invalid", "queue-policy",
+         "No node of the cluster has"),
+        ("Batch job submission failed: Unable to contact slurm controller (connect failure)",
+         "outage", "does not answer"),
         # An OpenPBS 23.06.06: of a queue with a list of users, and of ngpus where nobody made it.
         ("Unknown queue", "queue-policy", "no such partition"),
         ("Unauthorized Request", "queue-policy", "or none of yours"),
