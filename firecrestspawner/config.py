@@ -272,6 +272,15 @@ class SpawnerConfig(Configurable):
             raise TraitError(f"FirecRESTSpawner.connect_networks: {error}") from None
         return proposal["value"]
 
+    # JupyterHub's own setting, here so that it can differ from system to system.
+    hub_connect_url = Unicode(
+        None,
+        allow_none=True,
+        help="The Hub as compute nodes see it: scheme, host and port, without path. By default "
+        "what ``c.JupyterHub.hub_connect_url`` or ``hub_bind_url`` says. "
+        "Example: ``https://jupyter.example.org``",
+    ).tag(config=True)
+
     address_template = Unicode(
         help="The name by which Hub and proxy reach a compute node, where that is another than the "
         "node's own (address translation); ``{node}`` is its name in FirecREST's list. Empty for "

@@ -15,7 +15,7 @@ from .fields import FIELDS, Field, directory, narrowed
 #: What may differ from system to system, beside every ``req_*`` and a ``display_name``.
 OVERRIDABLE = (
     *("batch_script", "workdir", "python", "port_range"),
-    *("connect_networks", "address_template"),
+    *("connect_networks", "address_template", "hub_connect_url"),
     *("option_fields", "environments"),
 )
 #: What a profile sets beside ``req_*``.
@@ -50,6 +50,7 @@ class Settings:
     port_range: tuple[int, int]
     connect_networks: Sequence[str]
     address_template: str
+    hub_connect_url: str | None
     requests: Mapping[str, Any]
     fields: Mapping[str, Field]
     environments: Mapping[str, Environment]
@@ -126,6 +127,7 @@ def on(config: Any, system: str) -> Settings:
         port_range=tuple(get("port_range")),
         connect_networks=tuple(get("connect_networks")),
         address_template=get("address_template"),
+        hub_connect_url=get("hub_connect_url"),
         requests=requests,
         fields=fields(get("option_fields"), environments),
         environments=environments,

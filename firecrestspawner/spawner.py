@@ -98,7 +98,8 @@ class FirecRESTSpawner(ConversingSpawner):
         """Everything that can be refused before anything is submitted."""
         here, chosen = await choice.made(self)
         system = here.system
-        environment = {name: str(value) for name, value in self.get_env().items()}
+        everywhere = {name: str(value) for name, value in self.get_env().items()}
+        environment = submission.seen_from(here, everywhere)
         submission.check(self, here, environment)
         if not hasattr(self.authenticator, "token_store"):
             raise submission.misconfigured("set c.JupyterHub.authenticator_class = 'firecrest'")

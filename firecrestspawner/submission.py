@@ -43,6 +43,19 @@ def check(config: SpawnerConfig, here: Settings, environment: Mapping[str, str])
         )
 
 
+def seen_from(here: Settings, environment: Mapping[str, str]) -> dict[str, str]:
+    """The server's environment, with the Hub where the system's nodes find it."""
+    if not here.hub_connect_url:
+        return dict(environment)
+    hub = urlsplit(here.hub_connect_url)
+    return {
+        name: urlsplit(value)._replace(scheme=hub.scheme, netloc=hub.netloc).geturl()
+        if name in ("JUPYTERHUB_API_URL", "JUPYTERHUB_ACTIVITY_URL")
+        else value
+        for name, value in environment.items()
+    }
+
+
 def unworkable(app: Any) -> str:
     """Why no server of this Hub could ever start, as what to set; empty when nothing is known.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import re
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 
 from firecrestspawner import choice
-from firecrestspawner.errors import OptionsError, Unreachable
+from firecrestspawner.errors import ConfigurationError, OptionsError, Unreachable
 from firecrestspawner.models import System
 from tests.unit.spawner.scene import Api, Scene
 
@@ -43,6 +45,22 @@ async def test_two_servers_at_once_each_have_what_their_system_needs(scene: Scen
     assert "#PBS -l select=2\n" in eiger.script.reveal()
     assert "gpu" not in eiger.script.reveal().split("FIRECREST_TICKET")[0]
     assert eiger.working_directory == "/home/alice"
+
+
+async def test_each_systems_nodes_find_the_hub_where_they_can_reach_it(scene: Scene) -> None:
+    inside = "https://hub.inside.example.org:8443"
+    scene.config.FirecRESTSpawner.systems = {**TWO, "daint": {"hub_connect_url": inside}}
+    for system, url in (("daint", inside), ("eiger", "http://10.0.0.9:8081")):
+        spawn, request, _ = await prepared(scene, system, system=system)
+        for name, path in (("API_URL", "/api"), ("ACTIVITY_URL", "/api/users/alice/")):
+            assert spawn.environment[f"JUPYTERHUB_{name}"].startswith(url + path)
+        ticket = re.search(r"FIRECREST_TICKET='?([\w+/=.-]+)", request.script.reveal())
+        assert ticket
+        shown = json.loads(base64.urlsafe_b64decode(ticket[1]))
+        assert shown["url"] == f"{url}/api/firecrest/job"
+    scene.config.FirecRESTSpawner.systems = {"daint": {"hub_connect_url": "http://127.0.0.1:8081"}}
+    with pytest.raises(ConfigurationError):
+        await prepared(scene, "third", system="daint")
 
 
 async def test_what_one_system_offers_another_need_not(scene: Scene) -> None:
