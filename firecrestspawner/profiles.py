@@ -57,6 +57,11 @@ class Unlisted:
 
 @dataclass(frozen=True)
 class Option:
+    """What is left to choose in a profile: one of ``choices``, or a value of the user's own.
+
+    Without choices that is the only way, and there is no ``default``.
+    """
+
     key: str
     display_name: str
     choices: Mapping[str, Choice]
@@ -76,10 +81,10 @@ class Option:
             return not set(requested([override])) & set(lost)
 
         choices = {key: each for key, each in self.choices.items() if fits(each.override)}
-        if not choices:
-            return None
-        default = self.default if self.default in choices else next(iter(choices))
         own = self.unlisted if self.unlisted and fits(self.unlisted.override) else None
+        if not choices and (self.choices or own is None):
+            return None
+        default = self.default if self.default in choices else next(iter(choices), "")
         return replace(self, choices=choices, default=default, unlisted=own)
 
 
@@ -135,6 +140,10 @@ class Profile:
             if option.unlisted is not None and own not in (None, ""):
                 found |= option.unlisted.read(key + UNLISTED, own)
                 continue
+            if not option.choices:
+                raise OptionsError(
+                    f"{option.display_name}: a value is needed (option {key + UNLISTED!r})."
+                )
             value = option.default if value in (None, "") else value
             if not isinstance(value, str) or value not in option.choices:
                 names = ", ".join(option.choices)[:80]
@@ -227,9 +236,15 @@ def _option(where: str, key: Any, given: Any, check: Check) -> Option:
     if not isinstance(key, str) or not re.fullmatch(_OPTION, key) or key in ("profile", "system"):
         raise ValueError(f"{where}: the name of an option is a word such as 'image'")
     given = _keys(where, given, "display_name", "choices", "unlisted_choice")
+    unlisted = given.get("unlisted_choice") or {}
+    if not isinstance(unlisted, Mapping):
+        raise ValueError(f"{where}: 'unlisted_choice' is a dict")
+    own = _unlisted(f"{where}: unlisted_choice", unlisted) if unlisted.get("enabled") else None
     entries = given.get("choices", {})
-    if not isinstance(entries, Mapping) or not entries:
-        raise ValueError(f"{where}: 'choices' is a dict with an entry at least")
+    if not isinstance(entries, Mapping) or not (entries or own):
+        raise ValueError(
+            f"{where}: 'choices' is a dict with an entry at least, or there is an unlisted_choice"
+        )
     choices, first = {}, ""
     for name, each in entries.items():
         place = f"{where}: {name}"
@@ -237,16 +252,8 @@ def _option(where: str, key: Any, given: Any, check: Check) -> Option:
         label = _text(place, each, "display_name", str(name))
         choices[str(name)] = Choice(str(name), label, _override(place, each, check))
         first = str(name) if each.get("default") and not first else first
-    unlisted = given.get("unlisted_choice") or {}
-    if not isinstance(unlisted, Mapping):
-        raise ValueError(f"{where}: 'unlisted_choice' is a dict")
-    return Option(
-        key,
-        _text(where, given, "display_name", key),
-        choices,
-        first or next(iter(choices)),
-        _unlisted(f"{where}: unlisted_choice", unlisted) if unlisted.get("enabled") else None,
-    )
+    label = _text(where, given, "display_name", key)
+    return Option(key, label, choices, first or next(iter(choices), ""), own)
 
 
 def _unlisted(where: str, given: Any) -> Unlisted:

@@ -16,6 +16,13 @@ from firecrestspawner.form import Panel
 from firecrestspawner.profiles import Profile
 from tests.unit.test_form import Page, accessible
 
+UNLISTED_IMAGE: dict[str, Any] = {
+    "enabled": True,
+    "display_name": "Another image",
+    "validation_regex": "[a-z/.]+",
+    "validation_message": "It is a path.",
+    "spawner_override": {"req_image": "/images{value}"},
+}
 GIVEN: list[dict[str, Any]] = [
     {
         "display_name": "Small: one CPU",
@@ -42,13 +49,7 @@ GIVEN: list[dict[str, Any]] = [
             "image": {
                 "display_name": "Image",
                 "choices": {"usual": {"spawner_override": {"req_image": "/apps/usual.sif"}}},
-                "unlisted_choice": {
-                    "enabled": True,
-                    "display_name": "Another image",
-                    "validation_regex": "[a-z/.]+",
-                    "validation_message": "It is a path.",
-                    "spawner_override": {"req_image": "/images{value}"},
-                },
+                "unlisted_choice": UNLISTED_IMAGE,
             },
         },
     },
@@ -117,6 +118,23 @@ def test_a_value_of_the_users_own_is_of_the_fields_type_whatever_the_sites_patte
     assert profile.chosen({"who--unlisted-choice": "proj1"})["req_account"] == "proj1"
     with pytest.raises(OptionsError):
         profile.chosen({"who--unlisted-choice": "$(id)"})
+
+
+def own_image_only() -> list[dict[str, Any]]:
+    image = {"display_name": "Image", "unlisted_choice": dict(UNLISTED_IMAGE)}
+    return [{**GIVEN[1], "profile_options": {"image": image}}]
+
+
+def test_an_option_may_be_a_value_of_the_users_own_alone() -> None:
+    """As with kubespawner: it is needed then, as nothing says what stands for it."""
+    (profile,) = read(own_image_only())
+    own = "image--unlisted-choice"
+    assert profile.chosen({own: "/mine.sif"})["req_image"] == "/images/mine.sif"
+    for chosen in ({}, {own: ""}, {"image": "usual"}):
+        with pytest.raises(OptionsError, match=f"Image: a value is needed .option '{own}'"):
+            profile.chosen(chosen)
+    assert profile.honoured(["gpus"]).options == profile.options
+    assert profile.honoured(["image"]).options == {}
 
 
 def test_a_value_without_end_is_not_even_looked_at() -> None:
@@ -192,6 +210,10 @@ def unlisted(**changes: Any) -> list[dict[str, Any]]:
         ([{"display_name": "x", "spawner_override": {"system": 1}}], "'system'"),
         ([{"display_name": "x", "profile_options": {"o": {}}}], "choices"),
         ([{"display_name": "x", "profile_options": {"o@p": {"choices": {"a": {}}}}}], "o@p"),
+        (
+            [{"display_name": "x", "profile_options": {"o": {"unlisted_choice": {}}}}],
+            "choices",
+        ),
         (unlisted(spawner_override={}), "spawner_override"),
         (unlisted(spawner_override={"req_prologue": "{value}"}), "req_prologue"),
         (unlisted(spawner_override={"req_options": "{value}"}), "req_options"),
@@ -208,11 +230,11 @@ def test_a_list_that_makes_no_sense_is_named_at_start_up(given: Any, named: str)
 # --- the form -------------------------------------------------------------------------------
 
 
-def rendered(chosen: dict[str, Any], **traits: Any) -> str:
+def rendered(chosen: dict[str, Any], given: Any = GIVEN, **traits: Any) -> str:
     config = SpawnerConfig(system="daint", **traits)
     names = settings.names(config.systems, config.system)
     panels = [Panel(settings.on(config, name)) for name in names]
-    return form.render(panels, chosen, read(GIVEN))
+    return form.render(panels, chosen, read(given))
 
 
 def posted(page: Page, **changes: str) -> dict[str, str]:
@@ -230,6 +252,15 @@ def test_the_form_has_the_profiles_and_the_plain_fields() -> None:
     assert page.selected == {"profile": "gpu", "size@@gpu": "four", "image@@gpu": "usual"}
     assert "partition@" in page.controls
     assert posted(page) == {"profile": "gpu", "size": "four", "image": "usual"}
+
+
+def test_an_option_without_choices_is_a_field_that_has_to_be_filled_in() -> None:
+    page = Page(rendered({}, own_image_only()))
+    assert accessible(page)
+    field = page.controls["image--unlisted-choice@@gpu"]
+    assert "required" in field and "image@@gpu" not in page.controls
+    usual = Page(rendered({})).controls["image--unlisted-choice@@gpu"]
+    assert "required" not in usual
 
 
 @pytest.mark.parametrize(
