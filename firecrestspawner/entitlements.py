@@ -45,12 +45,16 @@ class Hint:
 
 @dataclass(frozen=True)
 class Hints:
-    """Values by field; ``problem`` is a sentence for the user where nothing was answered."""
+    """Values by field; ``complete`` are the fields of which the user has no others.
+
+    ``problem`` is a sentence for the user where nothing was answered.
+    """
 
     account: tuple[Hint, ...] = ()
     partition: tuple[Hint, ...] = ()
     reservation: tuple[Hint, ...] = ()
     constraint: tuple[Hint, ...] = ()
+    complete: tuple[str, ...] = ()
     problem: str = ""
 
     def public(self) -> dict[str, Any]:
@@ -134,8 +138,13 @@ async def _ask(mine: Secret, firecrest: FirecREST, system: str, features: Featur
     )
     if info is partitions is reservations is None:
         return Hints(problem=UNKNOWN)
+    about = info if isinstance(info, dict) else {}
+    accounts = _accounts(about)
+    # Names of groups may be those of accounts, or may not; and what was cut is not known.
+    own = bool(about.get("accounts")) and 0 < len(accounts) < LONGEST
     return Hints(
-        account=_accounts(info if isinstance(info, dict) else {}),
+        complete=("account",) if own else (),
+        account=accounts,
         partition=_hints(partitions, _partition, _nodes),
         reservation=_hints(_by_name(reservations), _reservation),
         constraint=_constraints(counted or {}),

@@ -127,9 +127,12 @@ def test_a_job_asks_for_no_more_than_its_site_says_a_partition_has(browser: Chro
     fields = {"partition": {"limits": limits}, "runtime": {}, "nodes": {}}
     config = SpawnerConfig(system="daint", option_fields=fields, req_partition="debug")
     page = tmp_path / "form.html"
-    text = form.render([form.Panel(settings.on(config, "daint"))], {})
+    chosen = {"runtime": "31"}  # of a time when there was more
+    text = form.render([form.Panel(settings.on(config, "daint"))], chosen)
     page.write_text(f"<!DOCTYPE html><title>Form</title><form>{text}</form>")
     browser.get(page.as_uri())
+    problem = "return document.getElementsByName('runtime')[0].validationMessage"
+    assert browser.execute_script(problem) == "There is at most 00:30:00 in this partition."
     controls = [browser.find_element(By.NAME, name) for name in ("partition", "runtime", "nodes")]
     for queue, time, number, told in (
         ("debug", "30", "2", ["", ""]),
@@ -177,3 +180,35 @@ def test_a_job_is_no_larger_than_its_partition(browser: Chrome, tmp_path: Path):
             control.clear()
             control.send_keys(value, Keys.TAB)
         assert nodes.get_property("validationMessage") == problem, (queue, number)
+
+
+def test_what_a_site_offers_is_marked_with_what_is_known_of_it(browser: Chrome, tmp_path: Path):
+    """A list of choices of the site's own has accounts that are not the user's, too."""
+    fields = {
+        "partition": {"choices": {"debug": "For tests", "odd": "Odd"}},
+        "account": {"choices": ["proj1", "proj2"]},
+    }
+    panel = form.Panel(settings.on(SpawnerConfig(system="daint", option_fields=fields), "daint"))
+    told = {
+        "account": [{"value": "proj1", "label": "default"}],
+        "partition": [{"value": "debug", "label": "not up, 2 nodes", "nodes": 2}],
+        "complete": ["account"],
+    }
+    answers = f"async () => ({{ok: true, json: async () => ({json.dumps(told)})}})"
+    page = tmp_path / "form.html"
+    text = form.render([panel], {"account": "proj2"}, hints="/hints")
+    page.write_text(
+        f"<!DOCTYPE html><title>Form</title><script>fetch = {answers}</script><form>{text}</form>"
+    )
+    browser.get(page.as_uri())
+    options = browser.find_elements(By.CSS_SELECTOR, "option:not([value=''])")
+    WebDriverWait(browser, 10).until(
+        lambda _: "(" in (options[0].get_attribute("textContent") or "")
+    )
+    assert [option.get_attribute("textContent") for option in options] == [
+        "For tests (not up, 2 nodes)",
+        "Odd",
+        "proj1 (default)",
+        "proj2 (not yours)",
+    ]
+    assert posted(browser)["account"] == "proj2"

@@ -26,7 +26,7 @@ def test_the_form_is_told_what_the_user_may_use(make_site: Callable[..., Site]) 
             answer = alice.api("GET", alice.hub("api/firecrest/hints?system=demo"))
             assert answer.status_code == 200
             assert answer.headers["Cache-Control"] == "no-store"
-            assert set(answer.json()) == {*FIELDS, "problem"}
+            assert set(answer.json()) == {*FIELDS, "complete", "problem"}
             assert answer.json()["problem"] == ""
             assert answer.json()["partition"]
             assert [each["value"] for each in answer.json()["constraint"]] == ["demo"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from firecrestspawner import entitlements
-from firecrestspawner.entitlements import UNKNOWN, Desk, Hint, Hints
+from firecrestspawner.entitlements import LONGEST, UNKNOWN, Desk, Hint, Hints
 from firecrestspawner.errors import Error, LoginRequired, Unreachable
 from firecrestspawner.models import Secret
 
@@ -65,6 +65,7 @@ async def test_what_is_answered_becomes_hints() -> None:
         Hint("normal", "4 nodes", 4),
     )
     assert found.reservation == (Hint("course", "not active now"), Hint("now"))
+    assert found.complete == ("account",)
     assert found.constraint == (Hint("a100", "1 node"), Hint("gpu", "2 nodes"))
     assert found.public()["account"][0] == {"value": "proj1", "label": "default", "nodes": None}
 
@@ -95,8 +96,15 @@ async def test_without_accounts_a_users_groups_are_offered() -> None:
     groups = [{"id": "1001", "name": "proj7"}, {"id": "100", "name": "users"}]
     found = await hints(Api(userinfo={"groups": groups, "accounts": None}))
     assert found.account == (Hint("proj7", "your group"), Hint("users", "your group"))
+    assert found.complete == (), "an account may have another name than a group"
     found = await hints(Api(userinfo={"groups": groups, "accounts": []}))
-    assert found.account == ()
+    assert (found.account, found.complete) == ((), ())
+
+
+async def test_a_list_of_accounts_that_was_cut_rules_none_out() -> None:
+    accounts = [{"name": f"proj{number}"} for number in range(LONGEST)]
+    found = await hints(Api(userinfo={"accounts": accounts}))
+    assert len(found.account) == LONGEST and found.complete == ()
 
 
 async def test_any_number_of_tabs_makes_one_set_of_requests_with_the_users_own_token() -> None:
