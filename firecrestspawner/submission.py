@@ -130,6 +130,12 @@ def of_system(config: SpawnerConfig, system: str) -> Settings:
             f"set c.FirecRESTSpawner.connect_networks for {system}, too: what address_template "
             "leads to is none of the nodes' own addresses"
         )
+    url = here.hub_connect_url or ""
+    if url != (config.hub_connect_url or "") and not re.fullmatch(r"https?://[^/?#\s]+/?", url):
+        raise misconfigured(
+            f"set hub_connect_url of {system} in c.FirecRESTSpawner.systems to scheme, host and "
+            "port, such as https://jupyter.example.org"
+        )
     return here
 
 

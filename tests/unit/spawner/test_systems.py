@@ -58,9 +58,11 @@ async def test_each_systems_nodes_find_the_hub_where_they_can_reach_it(scene: Sc
         assert ticket
         shown = json.loads(base64.urlsafe_b64decode(ticket[1]))
         assert shown["url"] == f"{url}/api/firecrest/job"
-    scene.config.FirecRESTSpawner.systems = {"daint": {"hub_connect_url": "http://127.0.0.1:8081"}}
-    with pytest.raises(ConfigurationError):
-        await prepared(scene, "third", system="daint")
+    for wrong in ("http://127.0.0.1:8081", "https://hub.example.org/path", "hub.example.org", ""):
+        scene.config.FirecRESTSpawner.systems = {"daint": {"hub_connect_url": wrong}}
+        with pytest.raises(ConfigurationError) as caught:
+            await prepared(scene, "third", system="daint")
+        assert "hub_connect_url" in caught.value.detail
 
 
 async def test_what_one_system_offers_another_need_not(scene: Scene) -> None:
