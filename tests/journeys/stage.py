@@ -15,11 +15,11 @@ from tests.journeys.puppets import Puppet, Theatre
 from tests.journeys.relay import Relay
 from tests.journeys.site import Site, eventually
 
-#: An admin who is too generous: the other checks of S8 have to do.
+#: An admin who is too generous: the other checks of S8 have to do. One system's nodes reach the Hub
+#: through the relay, and know of no other way.
 GENEROUS = """
 c.FirecRESTSpawner.connect_networks = ["127.0.0.0/8", "0.0.0.0/0", "::/0"]
-c.FirecRESTSpawner.systems = ["demo", "rested"]
-c.FirecRESTSpawner.hub_connect_url = "{relay}"
+c.FirecRESTSpawner.systems = {{"demo": {{"hub_connect_url": "{relay}"}}, "rested": {{}}}}
 """
 
 
