@@ -366,9 +366,11 @@ def _preamble(ticket: str, scheduler: Scheduler, head: str) -> str:
 def _pbs_walltime(head: str) -> int | None:
     """Seconds of the time limit that the directives ask for, None where they do not.
 
-    PBS tells a job nothing of its limit, in no variable (pbs_resources(7): ``[[HH:]MM:]SS``).
+    PBS tells a job nothing of its limit, in no variable (pbs_resources(7): ``[[HH:]MM:]SS``). Of
+    several the first counts, as OpenPBS's qsub has it: what directives ask for changes nothing
+    that is asked for already.
     """
-    asked = _PBS_WALLTIME.findall(head)
+    asked = _PBS_WALLTIME.search(head)
     if not asked:
         return None
-    return functools.reduce(lambda total, part: total * 60 + int(part), asked[-1].split(":"), 0)
+    return functools.reduce(lambda total, part: total * 60 + int(part), asked[1].split(":"), 0)
