@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -294,8 +295,19 @@ def test_the_pbs_template_writes_each_field_as_qsub_knows_it() -> None:
         "-l walltime=01:00:00",
         "-l select=2:ncpus=32:mpiprocs=4:mem=16gb:ngpus=1",
         "-l place=excl",
+        "-l place=scatter",
     ]
-    assert sorted(directives(text, "#PBS")) == sorted(f"#PBS {option}" for option in expected)
+    found = directives(text, "#PBS")
+    assert sorted(found) == sorted(f"#PBS {option}" for option in expected)
+    # qsub takes the first of two: the site's own.
+    assert found.index("#PBS -l place=excl") < found.index("#PBS -l place=scatter")
+
+
+@pytest.mark.parametrize("asked", [{"nodes": "2"}, {"nodes": 2}, {"cpus": 2}])
+def test_several_nodes_of_pbs_are_as_many_hosts(asked: dict[str, Any]) -> None:
+    """OpenPBS put a server's two nodes (select=2) on one, which had two CPUs free."""
+    found = directives(render(script.shipped_template("pbs"), "pbs", **asked), "#PBS")
+    assert ("#PBS -l place=scatter" in found) == ("nodes" in asked)
 
 
 @pytest.mark.parametrize(
