@@ -18,18 +18,20 @@ from typing import Any
 
 from . import causes, options, output
 from .causes import Cause, Traces, cause_of, cause_of_refusal
+from .deadline import in_time
 from .ending import Ending
 from .errors import Error, JobEnded, StartTimedOut
 from .output import Output
 from .spawn import Spawn
+from .watch import Watch
 
 #: Ends whose lines are remembered, of all users; the oldest go first.
 REMEMBERED = 1000
 #: Lines of a log that the page of a failed start shows, and their characters in all, for so much is
 #: kept for each server. The page of the output has more.
 LINES, ROOM = 40, 8000
-#: Seconds between looks for a log that PBS is about to deliver.
-DELIVERY = 1.0
+#: Seconds that reading a log is left, however long its delivery takes.
+READING = 2.0
 
 
 class LastLines:
@@ -89,7 +91,7 @@ async def failed(spawner: Any, error: Error) -> Error:
     _keep(spawner, ending)
     if cause is causes.QUEUED:  # nothing has written anything
         return _worded(error, f"{error.message} {cause.text}")
-    written = await _written(spawner, ending)
+    written = await _written(spawner, ending, ends=ended)
     # The log of a job that ended by itself may tell what its end does not.
     cause = cause_of(replace(traces, lines=written.lines))
     _keep(spawner, replace(ending, cause=cause))
@@ -109,20 +111,29 @@ def _last(lines: tuple[str, ...]) -> tuple[str, ...]:
     return lines[len(lines) - kept :]
 
 
-async def _written(spawner: Any, ending: Ending) -> Output:
-    """The end of the job's log.
+async def _written(spawner: Any, ending: Ending, *, ends: bool) -> Output:
+    """The end of the log of a job, which ``ends`` or goes on.
 
-    PBS delivers it when the job has ended, a moment after its server has said that it does.
+    PBS delivers it with the job's end, a moment after the server has said that it ended. It is not
+    looked for before, as each look is a request (C2): the end is seen in the lists.
     """
     until = time.monotonic() + output.DEADLINE
     system = spawner._cluster(ending.system).described
-    patient = system is not None and system.scheduler == "pbs"
-    while True:
-        left = max(until - time.monotonic(), 0.0)
-        written = await read_output(spawner, ending.system, ending.output.path, deadline=left)
-        if written.problem != output.NOT_THERE or not patient or left < 2 * DELIVERY:
-            return written
-        await asyncio.sleep(DELIVERY)
+    if ends and system is not None and system.scheduler == "pbs":
+        await _delivered(spawner, until - READING)
+    left = max(until - time.monotonic(), 0.0)
+    return await read_output(spawner, ending.system, ending.output.path, deadline=left)
+
+
+async def _delivered(spawner: Any, until: float) -> None:
+    """Wait for the end of the job, till ``until`` (monotonic seconds)."""
+    watch: Watch | None = spawner._watch
+    while watch is not None and not watch.over:
+        spawner._news.clear()
+        try:
+            await in_time(spawner._news.wait(), max(until - time.monotonic(), 0.0))
+        except asyncio.TimeoutError:
+            return
 
 
 async def read_output(

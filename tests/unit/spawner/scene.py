@@ -107,6 +107,7 @@ class Api:
         self.put(job(job_id, JobState.CANCELLED))
 
     async def tail(self, token: Secret, system: str, path: str, *, size: int) -> str:
+        self.calls.append(f"tail {path}")
         self.tokens.append(token.reveal())
         self.reading.set()
         if self.files is None:

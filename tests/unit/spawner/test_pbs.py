@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from firecrestspawner import causes, channel, cluster, endings, output
+from firecrestspawner.errors import StartTimedOut
 from firecrestspawner.models import Job, Node, System
 from tests.unit.spawner.scene import NAME, Api, Scene
 
@@ -160,28 +161,43 @@ async def test_a_stop_cancels_by_the_number_that_firecrest_knows(pbs: Scene, api
     assert "cancel 1234" in api.calls
 
 
-async def test_a_log_that_pbs_has_not_delivered_yet_is_waited_for(
-    pbs: Scene, api: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It comes when the job has ended, after the server's own word; and it names the cause."""
-    monkeypatch.setattr(endings, "DELIVERY", 0.01)
+async def test_a_log_that_pbs_has_not_delivered_yet_is_waited_for(pbs: Scene, api: Api) -> None:
+    """C2: it comes with the job's end, after the server's own word, and is not looked for before;
+    and it names the cause."""
     api.files = {}
     spawner, start = await launched(pbs, row("R"))
     log = spawner.spawn.log
     await say(spawner, "exiting", code=1, reason="exited with code 1", walltime=None)
-    await asyncio.wait_for(api.reading.wait(), 10)
+    await asyncio.wait([start], timeout=0.3)
+    assert not start.done() and not api.reading.is_set()
     api.files[log] = "ModuleNotFoundError: No module named 'jupyterhub'\n"
+    api.put(row("F", exit_code=1))
     with pytest.raises(Exception) as caught:
         await asyncio.wait_for(start, 10)
     refusal: Any = caught.value
     assert causes.NO_MODULE.text in refusal.jupyterhub_message
+    assert [call for call in api.calls if call.startswith("tail")] == [f"tail {log}"]
+
+
+async def test_of_a_job_that_goes_on_pbs_is_about_to_deliver_nothing(
+    pbs: Scene, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C2: a start that took too long has what is there, if the site has logs written in place."""
+    monkeypatch.setattr(output, "DEADLINE", 60.0)
+    spawner, start = await launched(pbs, row("R"))
+    await spawner._look(spawner.spawn)
+    late = await asyncio.wait_for(endings.failed(spawner, StartTimedOut("Too long.")), 10)
+    assert late.message.startswith("Too long.")
+    assert api.reading.is_set()
+    start.cancel()
+    await asyncio.wait([start])
 
 
 async def test_a_log_that_never_comes_is_not_waited_for_long(
     pbs: Scene, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """R8"""
-    monkeypatch.setattr(endings, "DELIVERY", 0.01)
+    monkeypatch.setattr(endings, "READING", 0.05)
     monkeypatch.setattr(output, "DEADLINE", 0.1)
     api.files = {}
     spawner, start = await launched(pbs, row("R"))
