@@ -207,7 +207,9 @@ class TokenStore:
         login = _login(await vault.load())
         async with self._turn(vault.name):
             state, stored = await vault.load()
-            if _login((state, stored)) != login:
+            # Without a mark it is no other login: another logout was first, or a hook of the site
+            # has dropped it in the refresh that was waited for.
+            if _login((state, stored)) not in (None, login):
                 log.info("A login of %s during a logout wins", vault.name)
                 return None
             vault.swap(stored, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from typing import Any
 
 import pytest
 from jupyterhub.crypto import CryptKeeper, encrypt
@@ -13,7 +14,7 @@ from firecrestspawner.demo.issuer import Issuer
 from firecrestspawner.errors import LoginRequired
 from firecrestspawner.models import TokenSet
 from firecrestspawner.oidc import Provider
-from firecrestspawner.tokens import TokenStore, write_tokens
+from firecrestspawner.tokens import Revision, TokenStore, write_tokens
 from firecrestspawner.vault import UserVault
 from tests.issuer import Held, refreshes
 from tests.unit.tokens.issuing import MemoryVault
@@ -54,6 +55,44 @@ async def test_a_login_while_a_logout_waits_for_a_refresh_is_not_forgotten(
     held.release()
     assert await forgetting is None
     assert await need == vault.tokens == login
+
+
+async def test_what_has_lost_its_mark_meanwhile_is_forgotten_all_the_same(
+    issuer: Issuer, provider: Provider, vault: MemoryVault
+) -> None:
+    """S1: a hook of the site's, new since the login, makes its own auth_state of a refresh."""
+
+    async def revise(user: Any, state: dict[str, Any], tokens: TokenSet) -> Revision:
+        return Revision({name: value for name, value in state.items() if name != "login"})
+
+    store = TokenStore(provider, lambda user: user, revise=revise)
+    held = Held(issuer)
+    need = asyncio.ensure_future(store.get(vault))
+    await held.arrived()
+    forgetting = asyncio.ensure_future(store.forget(vault))
+    for _ in range(5):  # it has looked, and waits by now
+        await asyncio.sleep(0)
+    held.release()
+    last = await need
+    assert await forgetting == (last.refresh_token, last.id_token)
+    assert vault.state == {}
+
+
+async def test_of_two_logouts_at_once_the_second_finds_nothing(
+    issuer: Issuer, store: TokenStore, vault: MemoryVault, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And the log tells of no login, as there was none."""
+    caplog.set_level("INFO", "firecrestspawner")
+    held = Held(issuer)
+    need = asyncio.ensure_future(store.get(vault))
+    await held.arrived()
+    logouts = [asyncio.ensure_future(store.forget(vault)) for _ in range(2)]
+    for _ in range(5):  # both have looked, and wait by now
+        await asyncio.sleep(0)
+    held.release()
+    last = await need
+    assert await asyncio.gather(*logouts) == [(last.refresh_token, last.id_token), None]
+    assert "wins" not in caplog.text
 
 
 async def test_of_a_login_that_has_ended_the_id_token_is_left(
