@@ -39,7 +39,8 @@ class Settings:
     """What holds on the system called ``system``.
 
     ``requests`` are the values of all ``req_*`` that are set, by short name; ``fields`` what users
-    may choose, in the form's order.
+    may choose, in the form's order. ``hub_connect_url`` is one of the system's own: the one for all
+    is JupyterHub's to use.
     """
 
     system: str
@@ -127,7 +128,7 @@ def on(config: Any, system: str) -> Settings:
         port_range=tuple(get("port_range")),
         connect_networks=tuple(get("connect_networks")),
         address_template=get("address_template"),
-        hub_connect_url=get("hub_connect_url"),
+        hub_connect_url=own.get("hub_connect_url"),
         requests=requests,
         fields=fields(get("option_fields"), environments),
         environments=environments,

@@ -24,6 +24,9 @@ from .service import ServiceAccount
 from .settings import Settings
 from .spawn import Spawn
 
+#: Scheme, host (a name, or an IPv6 address in brackets) and port.
+_ORIGIN = r"https?://([^/?#@:\[\]\s]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?"
+
 
 def check(config: SpawnerConfig, here: Settings, environment: Mapping[str, str]) -> None:
     """Raise ConfigurationError, whose detail names the trait to set, for what cannot work."""
@@ -130,8 +133,7 @@ def of_system(config: SpawnerConfig, system: str) -> Settings:
             f"set c.FirecRESTSpawner.connect_networks for {system}, too: what address_template "
             "leads to is none of the nodes' own addresses"
         )
-    url = here.hub_connect_url or ""
-    if url != (config.hub_connect_url or "") and not re.fullmatch(r"https?://[^/?#\s]+/?", url):
+    if here.hub_connect_url is not None and not re.fullmatch(_ORIGIN, here.hub_connect_url):
         raise misconfigured(
             f"set hub_connect_url of {system} in c.FirecRESTSpawner.systems to scheme, host and "
             "port, such as https://jupyter.example.org"

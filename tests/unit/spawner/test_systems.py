@@ -58,11 +58,33 @@ async def test_each_systems_nodes_find_the_hub_where_they_can_reach_it(scene: Sc
         assert ticket
         shown = json.loads(base64.urlsafe_b64decode(ticket[1]))
         assert shown["url"] == f"{url}/api/firecrest/job"
-    for wrong in ("http://127.0.0.1:8081", "https://hub.example.org/path", "hub.example.org", ""):
+    for wrong in (
+        *("http://127.0.0.1:8081", "https://hub.example.org/path", "hub.example.org", ""),
+        *("https://[::1", "https://hub.example.org:port", "https://:8443", "https://me@hub"),
+    ):
         scene.config.FirecRESTSpawner.systems = {"daint": {"hub_connect_url": wrong}}
         with pytest.raises(ConfigurationError) as caught:
-            await prepared(scene, "third", system="daint")
+            await prepared(scene, f"for {wrong}", system="daint")
         assert "hub_connect_url" in caught.value.detail
+
+
+async def test_an_address_of_the_hub_for_all_wins_over_nothing_that_jupyterhub_has(
+    scene: Scene,
+) -> None:
+    """What a site sets in Spawner.environment does, with JupyterHub as with us."""
+    own = "https://jobs.example.org/hub/api"
+    scene.config.FirecRESTSpawner.environment = {"JUPYTERHUB_API_URL": own}
+    inside = "https://[2001:db8::7]:8443"
+    for number, (system, url) in enumerate(
+        (
+            ({}, own),
+            ({"hub_connect_url": None}, own),
+            ({"hub_connect_url": inside}, f"{inside}/hub/api"),
+        )
+    ):
+        scene.config.FirecRESTSpawner.systems = {"daint": system}
+        spawn, _, _ = await prepared(scene, str(number), system="daint")
+        assert spawn.environment["JUPYTERHUB_API_URL"] == url
 
 
 async def test_what_one_system_offers_another_need_not(scene: Scene) -> None:
