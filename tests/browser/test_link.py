@@ -83,6 +83,20 @@ def test_a_link_chooses_a_profile_or_the_plain_fields(browser: Chrome, tmp_path:
     assert (found["profile"], found["gpus@daint"]) == ("custom", "2")
 
 
+def test_what_a_profile_needs_is_required_of_those_who_start_it(browser: Chrome, tmp_path: Path):
+    own = {"enabled": True, "spawner_override": {"req_image": "{value}"}}
+    image = {"display_name": "Image", "unlisted_choice": own}
+    listed = [*READY_MADE, {"display_name": "Own", "profile_options": {"image": image}}]
+    valid = "return document.forms[0].checkValidity()"
+    for link, complete in (
+        ("profile=small", True),
+        ("profile=own", False),
+        ("profile=own&image--unlisted-choice=/a.sif", True),
+    ):
+        opened(browser, tmp_path, link, profile_list=listed)
+        assert browser.execute_script(valid) is complete, link
+
+
 def test_the_link_that_is_made_chooses_the_same(browser: Chrome, tmp_path: Path):
     first = opened(browser, tmp_path, "system=daint&gpus=2&runtime=02:00:00")
     browser.find_element(By.ID, "firecrest-copy").click()
