@@ -160,8 +160,13 @@ def _constraints(counted: Mapping[str, int]) -> tuple[Hint, ...]:
 def _accounts(info: Mapping[str, Any]) -> tuple[Hint, ...]:
     """Those of Slurm's database. Without one (PBS), projects go by the names of groups."""
     if isinstance(info.get("accounts"), list):
-        return _hints(info["accounts"], lambda row: "default" if row.get("default") is True else "")
+        return _hints(info["accounts"], _account)
     return _hints(info.get("groups"), lambda row: "your group")
+
+
+def _account(row: Mapping[str, Any]) -> str:
+    # Slurm's. The site's own, which the form marks with that word alone, may be another.
+    return "your default" if row.get("default") is True else ""
 
 
 def _hints(

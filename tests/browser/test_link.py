@@ -200,11 +200,11 @@ def test_what_a_site_offers_is_marked_with_what_is_known_of_it(browser: Chrome, 
     """A list of choices of the site's own has accounts that are not the user's, too."""
     fields = {
         "partition": {"choices": {"debug": "For tests", "odd": "Odd"}},
-        "account": {"choices": ["proj1", "proj2"]},
+        "account": {"choices": ["proj1", "proj2"], "default": "proj2"},
     }
     panel = form.Panel(settings.on(SpawnerConfig(system="daint", option_fields=fields), "daint"))
     told = {
-        "account": [{"value": "proj1", "label": "default"}],
+        "account": [{"value": "proj1", "label": "your default"}],
         "partition": [{"value": "debug", "label": "not up, 2 nodes", "nodes": 2}],
         "complete": ["account"],
     }
@@ -222,7 +222,7 @@ def test_what_a_site_offers_is_marked_with_what_is_known_of_it(browser: Chrome, 
     assert [option.get_attribute("textContent") for option in options] == [
         "For tests (not up, 2 nodes)",
         "Odd",
-        "proj1 (default)",
+        "proj1 (your default)",
         "proj2 (not yours)",
     ]
     assert posted(browser)["account"] == "proj2"

@@ -58,7 +58,7 @@ async def hints(
 
 async def test_what_is_answered_becomes_hints() -> None:
     found = await hints(Api(), features={"gpu": 2, "a100": 1, "no good": 3})
-    assert found.account == (Hint("proj1", "default"), Hint("proj2"))
+    assert found.account == (Hint("proj1", "your default"), Hint("proj2"))
     assert found.partition == (
         Hint("debug", "1 node", 1),
         Hint("down", "not up, 1 node", 1),
@@ -67,7 +67,11 @@ async def test_what_is_answered_becomes_hints() -> None:
     assert found.reservation == (Hint("course", "not active now"), Hint("now"))
     assert found.complete == ("account",)
     assert found.constraint == (Hint("a100", "1 node"), Hint("gpu", "2 nodes"))
-    assert found.public()["account"][0] == {"value": "proj1", "label": "default", "nodes": None}
+    assert found.public()["account"][0] == {
+        "value": "proj1",
+        "label": "your default",
+        "nodes": None,
+    }
 
 
 async def test_a_reservation_of_pbs_is_asked_for_as_the_queue_that_it_is() -> None:
