@@ -79,7 +79,8 @@ _DIRECTIVE_WORD = {
     "pbs": re.compile(r"[A-Za-z0-9_@%./^][A-Za-z0-9_@%./^-]*|[0-9]+(:[0-9]{2}){1,3}"),
 }
 _PBS_WALLTIME = re.compile(
-    r"^[ \t]*#PBS\b.*?\bwalltime=((?:\d{1,9}:){0,2}\d{1,9})(?![\d:])", re.MULTILINE | re.ASCII
+    r"^[ \t]*#PBS\b.*?(?:\b|-l)walltime=((?:\d{1,9}:){0,2}\d{1,9})(?![\d:])",
+    re.MULTILINE | re.ASCII,
 )
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _SHELLS = {"sh", "bash", "dash", "ksh", "zsh"}

@@ -80,6 +80,7 @@ def test_with_pbs_the_file_is_where_the_template_goes(tmp_path: Path) -> None:
     [
         ("#PBS -l walltime=01:30:00", 5400),
         ("#PBS -l walltime=90:00", 5400),
+        ("#PBS -lwalltime=90:00\n#PBS -l walltime=9", 5400),
         ("#PBS -l select=1,walltime=5400\n  #PBS -l walltime=9", 5400),
         ("#PBS -l walltime=5400 -l walltime=9\n#PBS -l walltime=8", 5400),
         ("#PBS -q long\n# walltime=7", None),
