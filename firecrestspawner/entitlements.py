@@ -141,7 +141,7 @@ async def _ask(mine: Secret, firecrest: FirecREST, system: str, features: Featur
     about = info if isinstance(info, dict) else {}
     accounts = _accounts(about)
     # Names of groups may be those of accounts, or may not; and what was cut is not known.
-    own = bool(about.get("accounts")) and 0 < len(accounts) < LONGEST
+    own = isinstance(about.get("accounts"), list) and 0 < len(accounts) < LONGEST
     return Hints(
         complete=("account",) if own else (),
         account=accounts,

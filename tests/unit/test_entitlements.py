@@ -98,9 +98,10 @@ async def test_a_reservation_of_pbs_is_asked_for_as_the_queue_that_it_is() -> No
 async def test_without_accounts_a_users_groups_are_offered() -> None:
     """FirecREST's UserInfoResponse: ``accounts`` may be null, ``groups`` is a list."""
     groups = [{"id": "1001", "name": "proj7"}, {"id": "100", "name": "users"}]
-    found = await hints(Api(userinfo={"groups": groups, "accounts": None}))
-    assert found.account == (Hint("proj7", "your group"), Hint("users", "your group"))
-    assert found.complete == (), "an account may have another name than a group"
+    for accounts in (None, {"proj7": "no list"}):
+        found = await hints(Api(userinfo={"groups": groups, "accounts": accounts}))
+        assert found.account == (Hint("proj7", "your group"), Hint("users", "your group"))
+        assert found.complete == (), "an account may have another name than a group"
     found = await hints(Api(userinfo={"groups": groups, "accounts": []}))
     assert (found.account, found.complete) == ((), ())
 
