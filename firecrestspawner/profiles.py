@@ -243,7 +243,7 @@ def _option(where: str, key: Any, given: Any, check: Check) -> Option:
     entries = given.get("choices", {})
     if not isinstance(entries, Mapping) or not (entries or own):
         raise ValueError(
-            f"{where}: 'choices' is a dict with an entry at least, or there is an unlisted_choice"
+            f"{where}: 'choices' is a dict with an entry at least, or unlisted_choice is enabled"
         )
     choices, first = {}, ""
     for name, each in entries.items():
