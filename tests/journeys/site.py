@@ -82,6 +82,12 @@ class Site(Demo):
         """The operations that FirecREST was asked for, from the ``since``-th on."""
         return [record.operation for record in list(self.firecrest.requests)[since:]]
 
+    def own_requests(self, since: int = 0) -> list[str]:
+        """Of these the ones for single servers: without the lists that all of them share, and that
+        are asked for again when they are old (C1)."""
+        shared = ("list", "systems", "nodes")
+        return [name for name in self.requests(since) if name not in shared]
+
     # -- the Hub's database ------------------------------------------------------------------
 
     def query(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:

@@ -92,7 +92,7 @@ def test_a_start_without_its_command_is_explained_and_begun_again(
     assert answer.status_code == 500 and cause(page) == "missing-command"
     assert shown(page, "firecrest-job") == job.id
     assert f"[firecrestspawner] {SAID}" in shown(page, "firecrest-lines")
-    own = [name for name in site.requests() if name not in ("systems", "nodes", "list")]
+    own = site.own_requests()
     assert own.count("tail") == 1, "reading the page costs nothing"
     assert len(own) <= 3, own
 

@@ -29,12 +29,10 @@ def test_a_server_is_started_used_and_stopped_and_nothing_is_left(site: Site, al
 
 
 def test_a_spawn_costs_at_most_three_requests_of_its_own(site: Site, alice: Person):
-    """C2; C1: what else is asked meanwhile is the tick's list, which all spawns share."""
-    alice.start()  # the lists of systems and nodes are the Hub's, asked for once
-    alice.stop()
+    """C2."""
     before = len(site.requests())
     alice.start()
-    own = [name for name in site.requests(before) if name != "list"]
+    own = site.own_requests(before)
     assert own[0] == "submit"
     assert own.count("submit") == 1
     assert len(own) <= 3, own
