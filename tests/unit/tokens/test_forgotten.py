@@ -22,15 +22,24 @@ from tests.unit.tokens.issuing import MemoryVault
 # -- forgotten, ended, nudged --------------------------------------------------------------------
 
 
+async def waiting(
+    issuer: Issuer, store: TokenStore, vault: MemoryVault, *, logouts: int = 1
+) -> tuple[Held, asyncio.Task[TokenSet], list[asyncio.Task[Any]]]:
+    """A refresh that the issuer has not answered, and logouts that have looked, and wait for it."""
+    held = Held(issuer)
+    need = asyncio.ensure_future(store.get(vault))
+    await held.arrived()
+    forgetting = [asyncio.ensure_future(store.forget(vault)) for _ in range(logouts)]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    return held, need, forgetting
+
+
 async def test_what_is_forgotten_is_the_latest_and_does_not_come_back(
     issuer: Issuer, store: TokenStore, vault: MemoryVault
 ) -> None:
     """S1: a refresh in flight does not put tokens back, and its tokens are those to revoke."""
-    held = Held(issuer)
-    need = asyncio.ensure_future(store.get(vault))
-    await held.arrived()
-    forgetting = asyncio.ensure_future(store.forget(vault))
-    await asyncio.sleep(0)
+    held, need, [forgetting] = await waiting(issuer, store, vault)
     held.release()
     last = await need
     assert await forgetting == (last.refresh_token, last.id_token)
@@ -44,12 +53,7 @@ async def test_a_login_while_a_logout_waits_for_a_refresh_is_not_forgotten(
     issuer: Issuer, store: TokenStore, vault: MemoryVault
 ) -> None:
     """R4: it is another login than the one that was to end."""
-    held = Held(issuer)
-    need = asyncio.ensure_future(store.get(vault))
-    await held.arrived()
-    forgetting = asyncio.ensure_future(store.forget(vault))
-    for _ in range(5):  # it has looked, and waits by now
-        await asyncio.sleep(0)
+    held, need, [forgetting] = await waiting(issuer, store, vault)
     vault.log_in(issuer.log_in("alice"))
     login = vault.tokens
     held.release()
@@ -66,12 +70,7 @@ async def test_what_has_lost_its_mark_meanwhile_is_forgotten_all_the_same(
         return Revision({name: value for name, value in state.items() if name != "login"})
 
     store = TokenStore(provider, lambda user: user, revise=revise)
-    held = Held(issuer)
-    need = asyncio.ensure_future(store.get(vault))
-    await held.arrived()
-    forgetting = asyncio.ensure_future(store.forget(vault))
-    for _ in range(5):  # it has looked, and waits by now
-        await asyncio.sleep(0)
+    held, need, [forgetting] = await waiting(issuer, store, vault)
     held.release()
     last = await need
     assert await forgetting == (last.refresh_token, last.id_token)
@@ -83,12 +82,7 @@ async def test_of_two_logouts_at_once_the_second_finds_nothing(
 ) -> None:
     """And the log tells of no login, as there was none."""
     caplog.set_level("INFO", "firecrestspawner")
-    held = Held(issuer)
-    need = asyncio.ensure_future(store.get(vault))
-    await held.arrived()
-    logouts = [asyncio.ensure_future(store.forget(vault)) for _ in range(2)]
-    for _ in range(5):  # both have looked, and wait by now
-        await asyncio.sleep(0)
+    held, need, logouts = await waiting(issuer, store, vault, logouts=2)
     held.release()
     last = await need
     assert await asyncio.gather(*logouts) == [(last.refresh_token, last.id_token), None]
