@@ -55,6 +55,7 @@ def hints(person: Person) -> dict[str, list[str]]:
     assert answer.status_code == 200, answer.text
     body: dict[str, Any] = answer.json()
     assert not body.pop("problem")
+    assert body.pop("complete") == ["account"]
     return {field: [each["value"] for each in values] for field, values in body.items()}
 
 
