@@ -83,10 +83,9 @@ class Site(Demo):
         return [record.operation for record in list(self.firecrest.requests)[since:]]
 
     def own_requests(self, since: int = 0) -> list[str]:
-        """Of these the ones for single servers: without the lists that all of them share, and that
-        are asked for again when they are old (C1)."""
-        shared = ("list", "systems", "nodes")
-        return [name for name in self.requests(since) if name not in shared]
+        """Of these the ones for single servers: without what a tick asks for all of them (C1), and
+        without the looks at systems' health, which pages ask for."""
+        return [name for name in self.requests(since) if name not in ("list", "systems")]
 
     # -- the Hub's database ------------------------------------------------------------------
 

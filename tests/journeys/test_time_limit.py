@@ -9,7 +9,7 @@ from tests.journeys.person import Person
 from tests.journeys.site import Site, eventually
 
 #: Seconds. A tenth of it is left for saving.
-LIMIT = 50
+LIMIT = 60
 #: What a notebook might do that computes for long: it saves when its kernel is told to end.
 SAVES = """
 import atexit, pathlib
@@ -32,9 +32,8 @@ def test_a_server_is_ended_in_time_for_its_kernels_to_save(make_site: Callable[.
         job = eventually(
             lambda: None if site.unfinished("alice") else site.job("alice"), what="the job's end"
         )
-        # In whole seconds, from its start to its end: COMPLETED says that it was in time.
         assert job.state == "COMPLETED", "the scheduler has not had to end it"
-        assert LIMIT * 0.8 <= job.elapsed <= LIMIT
+        assert LIMIT * 0.8 <= job.elapsed < LIMIT
         (path,) = site.executor.home_of("alice").glob("saved")
         assert path.read_text() == "all of it"
 
