@@ -26,13 +26,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A failed journey shows the end of its Hub's log."""
+    """A failed journey shows the ends of its Hub's log, and of its newest job's."""
     report = yield
     if report.failed:
         item.stash[FAILED] = True
         for site in item.stash.get(SITES, []):
             if site.hub_log.exists():
                 report.sections.append((f"the end of {site.hub_log}", site.log_end()))
+            for job in site.jobs()[-1:]:
+                report.sections.append((f"the end of job {job.id}", site.output_end(job)))
     return report
 
 

@@ -74,6 +74,14 @@ class Site(Demo):
         """The user's newest job."""
         return self.jobs(user)[-1]
 
+    def output_end(self, job: Job, lines: int = 40) -> str:
+        """The last lines of what the launcher and the server of ``job`` have written."""
+        files = self.executor.metadata(job.user, job.id, operator=True)
+        path = self.executor.homes.path_of(files.output) if files else None
+        if path is None or not path.exists():
+            return "nothing was written"
+        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+
     def unfinished(self, user: str | None = None) -> list[Job]:
         """The jobs that are queued or running."""
         return [job for job in self.jobs(user) if job.state in UNFINISHED]
