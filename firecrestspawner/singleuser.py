@@ -35,7 +35,7 @@ import threading
 import time
 from urllib.parse import SplitResult, urlsplit
 
-TYPE_CHECKING = False  # importing typing would cost each start some milliseconds
+TYPE_CHECKING = False  # importing typing takes milliseconds
 if TYPE_CHECKING:
     from typing import Any, BinaryIO
 
@@ -89,7 +89,7 @@ def main() -> int:
 
 
 def say(text: str) -> None:
-    """One short line on stderr; a full disk behind the job's log must not end the job."""
+    """One short line on stderr; a full disk there must not end the job."""
     line = "".join(c if c.isprintable() else " " for c in text)[:400]
     with contextlib.suppress(OSError):
         print("[firecrestspawner] " + line, file=sys.stderr, flush=True)
@@ -113,8 +113,8 @@ def stand_by(under_srun: bool) -> int:
 def dismiss(facts: dict[str, str]) -> None:
     """Let the tasks that stand by go, on every node of this step; best effort, at most 5 s.
 
-    Where even the step's number was cleaned away, all steps get the signal: not the batch shell
-    (scancel(1)), and the others were the server's guests.
+    Where even the step's number was cleaned away, all steps get the signal, which the batch shell
+    does not (scancel(1)).
     """
     job, step = facts.get("SLURM_JOB_ID", ""), facts.get("SLURM_STEP_ID", "")
     if not job.isdigit() or facts.get("SLURM_STEP_NUM_TASKS", "1" if step else "") == "1":
@@ -129,7 +129,7 @@ def dismiss(facts: dict[str, str]) -> None:
 
 
 def remove(path: str) -> bool:
-    """Remove a file; False if it is not there (any more)."""
+    """Remove a file; False if it is not there."""
     try:
         os.unlink(path)
     except OSError:
@@ -170,17 +170,19 @@ def free(host: str, port: int) -> int:
 
 
 def choose_port(host: str, low: int, high: int) -> int:
-    """A free port of the inclusive range, searched from a random start; 0 if there is none."""
+    """A port of the inclusive range that is free on all addresses (as `owns` looks at them all),
+    searched from a random start; 0 if there is none."""
     start = int.from_bytes(os.urandom(4), "big")
     size = high - low + 1
-    return next(filter(None, (free(host, low + (start + n) % size) for n in range(size))), 0)
+    ports = filter(None, (free(host, low + (start + n) % size) for n in range(size)))
+    return next((port for port in ports if not listeners(port)), 0)
 
 
 def listeners(port: int) -> set[str]:
     """Inodes of all sockets that listen on `port`.
 
-    The kernel's tables name every connection of the node, and cost milliseconds to walk: they are
-    for nodes whose kernel does not answer the question itself.
+    The kernel's tables name every connection of the node: they are for kernels that do not answer
+    the question itself.
     """
     try:
         return diagnosed(port)
@@ -247,15 +249,15 @@ def owns(root: int, inodes: set[str]) -> bool:
     held = set()
     for pid in family_of(root) if inodes else ():
         folder = f"/proc/{pid}/fd/"
-        with contextlib.suppress(OSError):  # ended, or closed one, meanwhile: the next look tells
+        with contextlib.suppress(OSError):  # ended meanwhile: the next look tells
             for descriptor in os.listdir(folder):
                 held.add(os.readlink(folder + descriptor))
     return bool(inodes) and all(f"socket:[{inode}]" in held for inode in inodes)
 
 
 def addresses(host: str, node: str) -> list[str]:
-    """Where a server bound to `host` can be reached: there, or, for a wildcard, by the node's
-    names and IPv4 numbers; loopback only for want of others."""
+    """Where a server bound to `host` is reached: there, or, for a wildcard, by the node's names
+    and IPv4 numbers; loopback only for want of others."""
     if host not in ("", "0.0.0.0", "::"):  # noqa: S104 - recognised, not bound
         return [host]
     numbers = []
@@ -289,8 +291,8 @@ def settle_home(env: dict[str, str]) -> str:
     """Give `env` a HOME that exists, and Jupyter a place for its own files.
 
     Submission over REST leaves HOME and USER unset; a container may have the working directory
-    only, which then stands in for a HOME that does not exist. A HOME that is read-only or full
-    stays HOME, with the user's files, kernels and configuration, but JUPYTER_RUNTIME_DIR and
+    only, which then stands in for a HOME that does not exist. One that is read-only or full stays,
+    with the user's files, kernels and configuration, but JUPYTER_RUNTIME_DIR and
     JUPYTER_DATA_DIR (unless set) go to a fresh private directory; so does JUPYTER_CONFIG_DIR where
     a first Jupyter would leave its mark there, or end. Returns that directory, or "".
     """
@@ -424,7 +426,7 @@ def connect(url: SplitResult) -> socket.socket:
     """A connection to the Hub; for https its name is checked against the system's authorities."""
     secure, host = url.scheme == "https", url.hostname or ""
     if secure:
-        import ssl  # slow, too
+        import ssl  # slow
 
     # The first of several addresses may drop what comes: there is time for others.
     port = url.port or (443 if secure else 80)
@@ -609,13 +611,13 @@ class Session:
         say(reason)
         self.farewell(code, reason)
         if scratch:
-            import shutil  # rarely needed, and slow to import
+            import shutil  # slow
 
             shutil.rmtree(scratch, ignore_errors=True)
         return code
 
     def over(self) -> bool:
-        """Whether there is something more urgent than waiting for the Hub."""
+        """Whether something is more urgent than waiting for the Hub."""
         return bool(self.bell.caught or (self.server and self.server.ended() is not None))
 
     def pause(self, seconds: float) -> None:
@@ -653,7 +655,7 @@ class Session:
                 say(f"the Hub no longer wants this server: {call.answer.get('reason')}")
                 return 0
             if call.verdict == "unknown" and requeued:
-                # Its first run's server is over. Nothing of this one is there to be lost yet.
+                # Its first run is over, and nothing of this one can be lost yet.
                 give_up = min(give_up, began + REQUEUED_PATIENCE)
             delay = jittered(failures)
             if self.bell.caught:
@@ -731,10 +733,11 @@ class Session:
 
     def look(self, server: Server) -> None:
         """See whether the server listens by now; takes at most a tenth of a core."""
-        began = time.monotonic()
+        began = time.thread_time()  # a node that stands still needs no rest
         self.listening = owns(server.process.pid, listeners(server.port))
+        took = time.thread_time() - began
         now = time.monotonic()
-        self.look_at = now + max(LOOK_EVERY, 10 * (now - began))
+        self.look_at = now + max(LOOK_EVERY, 10 * took)
         if self.listening:
             say(f"the server listens on port {server.port}")
             self.talk_at = now

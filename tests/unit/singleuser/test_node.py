@@ -10,8 +10,10 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -245,3 +247,33 @@ def test_a_kernel_that_tells_no_listeners_leaves_its_tables(
         listening.listen()
         inode = str(os.fstat(listening.fileno()).st_ino)
         assert singleuser.listeners(listening.getsockname()[1]) == {inode}
+
+
+def test_a_port_of_which_a_stranger_has_another_address_is_not_chosen() -> None:
+    """S11: nobody could tell whom the Hub would reach there."""
+    with socket.socket() as stranger:
+        stranger.bind(("127.0.0.1", 0))
+        stranger.listen()
+        port = stranger.getsockname()[1]
+        assert singleuser.free("127.0.0.2", port), "a server could listen there"
+        assert singleuser.choose_port("127.0.0.2", port, port) == 0
+
+
+def test_a_look_that_takes_long_without_work_is_soon_followed_by_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A node that stands still for seconds does not keep its servers from their users for ten
+    times as long."""
+    session = object.__new__(singleuser.Session)
+    server = SimpleNamespace(process=SimpleNamespace(pid=1), port=1)
+    clock = [1000.0]
+
+    def stand_still(_root: int, _inodes: set[str]) -> bool:
+        clock[0] += 4.0
+        return False
+
+    monkeypatch.setattr(singleuser, "owns", stand_still)
+    times = SimpleNamespace(monotonic=lambda: clock[0], thread_time=time.thread_time)
+    monkeypatch.setattr(singleuser, "time", times)
+    session.look(server)  # type: ignore[arg-type]
+    assert 1004.0 < session.look_at < 1005.0
