@@ -2,8 +2,8 @@
 
 The Hub's own token store, database (SQLite, in a file) and encryption; the issuer is a process of
 its own. Beside them ticks what any other page of the Hub would be: the lateness of the event loop.
-No stall can be shorter than one of an idle loop on this machine, nor than one commit of the Hub's
-on this disk: both are measured, too.
+No stall can be shorter than one of an idle loop on this machine, and where pages write, than one
+commit of the Hub's on this disk: both are measured, too.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import secrets
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime, timezone
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
@@ -35,7 +36,8 @@ from firecrestspawner.slices import freeze
 from firecrestspawner.tokens import TokenStore, write_tokens
 from firecrestspawner.vault import UserVault
 
-DELAY = 2.0
+#: Seconds.
+DELAY, PAUSE = 2.0, 0.03
 ONE, MANY = 50, 200
 
 
@@ -51,7 +53,8 @@ async def _measure(pipe: Connection, url: str, directory: str, rounds: int) -> N
     client = TokenClient("jupyterhub", Secret("demo-hub-secret"))
     store = TokenStore(Provider(url, client), UserVault)
     rows = [orm.User(name=f"user-{number}") for number in range(MANY)]
-    db.add_all(rows)
+    writer = orm.User(name="writer")
+    db.add_all([*rows, writer])
     db.commit()
     freeze()  # as the Hub does, once it has read its users
     people = [User(row, {}, db=db) for row in rows]
@@ -60,6 +63,7 @@ async def _measure(pipe: Connection, url: str, directory: str, rounds: int) -> N
     commits = [_commit(db, person) for person in people[:20]]
     ones = [await _needs(pipe, store, people[:1], ONE) for _ in range(rounds)]
     manys = [await _needs(pipe, store, people, MANY) for _ in range(rounds)]
+    busy = [await _needs(pipe, store, people, MANY, writer) for _ in range(rounds)]
     await store.aclose()
     CryptKeeper.clear_instance()
     db.close()
@@ -67,6 +71,7 @@ async def _measure(pipe: Connection, url: str, directory: str, rounds: int) -> N
     print(f"  {ONE} needs of one user           {max(n.requests for n in ones):5} requests")
     _print(f"  {MANY} users at once", manys)
     print("    (goals: about 2 s, a stall of 20 ms at most)")
+    _print(f"  while the Hub commits every {PAUSE * 1000:.0f} ms", busy)
     print(f"  an idle loop was late by at most {idle.stall * 1000:7.1f} ms")
     print(f"  one commit alone, median         {statistics.median(commits) * 1000:7.1f} ms")
 
@@ -101,14 +106,34 @@ def _commit(db: Any, person: Any) -> float:
     return time.perf_counter() - began
 
 
-async def _needs(pipe: Connection, store: TokenStore, people: list[Any], count: int) -> Needs:
+@asynccontextmanager
+async def _writing(db: Any, writer: Any) -> AsyncIterator[None]:
+    """Pages that write: every PAUSE seconds, unless there is no ``writer``."""
+
+    async def write() -> None:
+        while True:
+            writer.last_activity = datetime.now(timezone.utc).replace(tzinfo=None)
+            db.commit()
+            await asyncio.sleep(PAUSE)
+
+    if writer is None:
+        yield
+        return
+    writes = asyncio.ensure_future(write())
+    yield
+    writes.cancel()
+
+
+async def _needs(
+    pipe: Connection, store: TokenStore, people: list[Any], count: int, writer: Any = None
+) -> Needs:
     """``count`` needs at the same moment, of people whose tokens have all expired."""
     for person in people:
         expired = TokenSet.from_response(answer(), now=time.time() - 300)
         person.encrypted_auth_state = await encrypt(write_tokens(expired))
     people[0].db.commit()
     before = _requests(pipe)
-    async with load() as measured:
+    async with _writing(people[0].db, writer), load() as measured:
         await asyncio.gather(*(store.get(people[n % len(people)]) for n in range(count)))
     return Needs(_requests(pipe) - before, measured)
 

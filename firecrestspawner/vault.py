@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from cryptography.fernet import InvalidToken
 from jupyterhub.crypto import CryptKeeper, EncryptionUnavailable
+from sqlalchemy import inspect
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm.attributes import set_committed_value
 
-#: So many users' tokens share a commit at most: each takes the loop a quarter of a millisecond.
+from .sqlite_writer import Row, file_of, write
+
+log = logging.getLogger(__name__)
+
+#: So many users' tokens share a commit at most: each takes the loop a quarter of a millisecond...
 _TOGETHER = 8
+#: ...or takes none of its time, where a thread commits.
+_BESIDE = 25
 #: Seconds, at most, for which the loop is left to others after a commit.
 _REST = 0.05
 
@@ -82,7 +93,8 @@ class UserVault:
             return _commit([change])[0]
 
     async def save(self, old: bytes | None, new: bytes | None) -> bool:
-        queue = _queues.setdefault(self._user.db, _Queue())
+        db = self._user.db
+        queue = _queues.get(db) or _queues.setdefault(db, _Queue(db.get_bind()))
         return await queue.put(_Change(self._user, old, new))
 
 
@@ -98,6 +110,23 @@ class _Change(NamedTuple):
             return False
         self.user.encrypted_auth_state = self.new
         return True
+
+    def take_over(self) -> bool:
+        """Have the Hub's session know what has been written past it; False if a login came since.
+
+        That is in the database, too, or will be: its commit is the later one.
+        """
+        # The very bytes that were written: the session has read them anew meanwhile.
+        if self.user.encrypted_auth_state not in (self.old, self.new):
+            return False
+        set_committed_value(self.user.orm_user, "encrypted_auth_state", self.new)
+        return True
+
+    def row(self) -> Row:
+        """What a thread is to write."""
+        # Not user.id: to read it anew might take the loop a query.
+        identity = inspect(self.user.orm_user).identity
+        return self.new, identity[0] if identity else None, self.old
 
 
 def _commit(changes: Sequence[_Change]) -> list[bool]:
@@ -119,6 +148,20 @@ class _Pending:
     done: asyncio.Future[bool]
     alone: bool = False
 
+    def tell(self, was: bool) -> None:
+        if not self.done.done():
+            self.done.set_result(was)
+
+    def fail(self, error: Exception) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+
+    def take_over(self) -> None:
+        try:
+            self.tell(self.change.take_over())
+        except Exception as error:  # whatever it is: who waits has to hear of it
+            self.fail(error)
+
 
 class _Queue:
     """Changes of many users, in commits that they share (R4, R8).
@@ -126,54 +169,89 @@ class _Queue:
     They wait here, and not in the session, which others commit and roll back meanwhile. Who comes
     first waits for nobody: the commit is made in the next round of the event loop, with what has
     come until then. After it the loop is left to others for as long as it took, up to _REST.
+
+    A database in SQLite's file is as slow as its disk, and there a thread commits, with a
+    connection of its own. What it could not write it has not written: that is then done on the
+    loop, in the Hub's session, which may be what has the file locked, in the middle of something
+    that waits for these tokens. Callbacks do all this, since a Hub that shuts down cancels tasks.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, engine: Any) -> None:
         self._waiting: deque[_Pending] = deque()
         self._rests_until = 0.0
+        self._goes_on = False
+        self._file = file_of(engine)
+        self._thread = ThreadPoolExecutor(1, "firecrestspawner-vault")
 
     def put(self, change: _Change) -> asyncio.Future[bool]:
         """What becomes of ``change`` (see UserVault.swap); it is made even if nobody waits."""
         pending = _Pending(change, asyncio.get_running_loop().create_future())
         self._waiting.append(pending)
-        if len(self._waiting) == 1:
+        if not self._goes_on:
             self._go_on()
         return pending.done
 
     def _go_on(self) -> None:
-        asyncio.get_running_loop().call_at(self._rests_until, self._next)
+        self._goes_on = bool(self._waiting)
+        if self._goes_on:
+            asyncio.get_running_loop().call_at(self._rests_until, self._next)
 
     def _next(self) -> None:
-        began = time.monotonic()
-        self._make(self._some())
-        now = time.monotonic()
-        self._rests_until = now + min(now - began, _REST)
-        if self._waiting:
+        if self._file is None or self._waiting[0].alone:
+            self._make(self._some(_TOGETHER))
             self._go_on()
+            return
+        some = self._some(_BESIDE)
+        work = partial(write, self._file, [pending.change.row() for pending in some])
+        writing = asyncio.get_running_loop().run_in_executor(self._thread, work)
+        writing.add_done_callback(partial(self._written, some))
 
-    def _some(self) -> list[_Pending]:
+    def _some(self, most: int) -> list[_Pending]:
         some = [self._waiting.popleft()]
-        while self._waiting and not some[0].alone and len(some) < _TOGETHER:
+        while self._waiting and not some[0].alone and len(some) < most:
             some.append(self._waiting.popleft())
         return some
 
+    def _written(self, some: list[_Pending], writing: asyncio.Future[list[bool]]) -> None:
+        error = writing.exception()
+        if error is None:
+            made = writing.result()
+        else:
+            log.warning(
+                "The tokens of %d users are stored on the event loop, as SQLite's file could not be"
+                " written beside it: %s", len(some), error,
+            )  # fmt: skip
+            made = [False] * len(some)
+        for pending, was in zip(some, made, strict=True):
+            if was:
+                pending.take_over()
+        left = [pending for pending, was in zip(some, made, strict=True) if not was]
+        if left:
+            self._make(left)
+        self._go_on()
+
     def _make(self, some: list[_Pending]) -> None:
+        """On the event loop."""
+        began = time.monotonic()
         try:
             made = _commit([pending.change for pending in some])
         except Exception as error:  # whatever it is: who waits has to hear of it
             if some[0].alone:
-                if not some[0].done.done():
-                    some[0].done.set_exception(error)
-                return
-            # What is wrong with one is not to harm the others; and a broken connection is a new
-            # one by then.
-            for pending in reversed(some):
-                pending.alone = True
-                self._waiting.appendleft(pending)
-            return
-        for pending, was in zip(some, made, strict=True):
-            if not pending.done.done():
-                pending.done.set_result(was)
+                some[0].fail(error)
+            else:
+                self._try_alone(some)
+        else:
+            for pending, was in zip(some, made, strict=True):
+                pending.tell(was)
+        now = time.monotonic()
+        self._rests_until = now + min(now - began, _REST)
+
+    def _try_alone(self, some: list[_Pending]) -> None:
+        """What is wrong with one is not to harm the others; and a broken connection is a new one by
+        then."""
+        for pending in reversed(some):
+            pending.alone = True
+            self._waiting.appendleft(pending)
 
 
 #: Of each of the Hub's database sessions: there is one.

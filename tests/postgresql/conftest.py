@@ -48,12 +48,18 @@ class PostgreSQLSite(Site):
 
 
 @pytest.fixture
-def site(request: pytest.FixtureRequest) -> Iterator[PostgreSQLSite]:
+def database() -> Iterator[PostgreSQL]:
     try:
         programs()
     except ServiceError as error:
         pytest.skip(str(error))
-    with PostgreSQL() as database, PostgreSQLSite(database) as site:
+    with PostgreSQL() as database:
+        yield database
+
+
+@pytest.fixture
+def site(database: PostgreSQL, request: pytest.FixtureRequest) -> Iterator[PostgreSQLSite]:
+    with PostgreSQLSite(database) as site:
         request.node.stash[SITE] = site
         yield site
     assert not site.leftovers()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from jupyterhub import orm
 from jupyterhub.crypto import CryptKeeper, encrypt
+from jupyterhub.user import User
 from sqlalchemy.exc import OperationalError
 
 from firecrestspawner.demo.issuer import Issuer
@@ -168,72 +171,85 @@ async def test_who_asks_for_more_than_the_issuer_gives_does_not_cost_a_refresh_e
 # -- the Hub's database --------------------------------------------------------------------------
 
 
-class Row:
-    """As much of a Hub's user as UserVault touches; ``broken``: commits that fail."""
-
-    name = "alice"
+class Database:
+    """A Hub's database, in memory, with one user; ``broken``: commits to come that fail."""
 
     def __init__(self) -> None:
-        self.encrypted_auth_state: bytes | None = None
-        self.committed: bytes | None = None
+        self._session: Any = orm.new_session_factory("sqlite:///:memory:")()
+        row = orm.User(name="alice")
+        self._session.add(row)
+        self._session.commit()
+        self.user = User(row, {}, db=self._session)
         self.broken = 0
-        self.db = self
+        self._commit, self._session.commit = self._session.commit, self._perhaps_commit
 
-    def commit(self) -> None:
+    def _perhaps_commit(self) -> None:
         if self.broken:
             self.broken -= 1
             raise OperationalError("UPDATE", {}, Exception("the connection is gone"))
-        self.committed = self.encrypted_auth_state
+        self._commit()
 
-    def rollback(self) -> None:
-        self.encrypted_auth_state = self.committed
+    def store(self, auth_state: bytes) -> None:
+        self.user.encrypted_auth_state = auth_state
+        self._commit()
+
+    def stored(self) -> bytes | None:
+        """What has been committed."""
+        self._session.rollback()
+        stored: bytes | None = self.user.encrypted_auth_state
+        return stored
+
+    def close(self) -> None:
+        self._session.close()
+        self._session.get_bind().dispose()
 
 
 @pytest.fixture
-async def row(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> Row:
+async def database(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Database]:
     monkeypatch.setattr(CryptKeeper.instance(), "keys", [os.urandom(32)])
-    row = Row()
+    database = Database()
     tokens = TokenSet.from_response(issuer.log_in("alice") | {"expires_in": 5})
-    row.encrypted_auth_state = row.committed = await encrypt(write_tokens(tokens))
-    return row
+    database.store(await encrypt(write_tokens(tokens)))
+    yield database
+    database.close()
 
 
 async def test_a_database_connection_that_broke_does_not_cost_a_login(
-    row: Row, provider: Provider
+    database: Database, provider: Provider
 ) -> None:
     """R4: the issuer has rotated by then."""
     store = TokenStore(provider, UserVault)
-    row.broken = 1
-    fresh = await store.get(row)
-    assert row.committed == row.encrypted_auth_state
-    assert await store.get(row) == fresh
-    row.broken = 2
+    database.broken = 1
+    fresh = await store.get(database.user)
+    assert database.stored() == database.user.encrypted_auth_state
+    assert await store.get(database.user) == fresh
+    database.broken = 2
     with pytest.raises(OperationalError):
-        await store.renew(row)
+        await store.renew(database.user)
 
 
-async def test_what_is_stored_already_is_not_committed_again(row: Row) -> None:
+async def test_what_is_stored_already_is_not_committed_again(database: Database) -> None:
     """R8: a commit keeps the event loop for milliseconds, and each refresh asks for this."""
-    vault, row.broken = UserVault(row), 9
-    stored = row.encrypted_auth_state
+    vault, database.broken = UserVault(database.user), 9
+    stored = database.user.encrypted_auth_state
     assert vault.swap(stored, stored)
     assert not vault.swap(b"another", b"another")
 
 
 async def test_a_lost_encryption_key_means_a_login_and_no_crash(
-    issuer: Issuer, row: Row, provider: Provider, monkeypatch: pytest.MonkeyPatch
+    issuer: Issuer, database: Database, provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """R5."""
     store = TokenStore(provider, UserVault)
     for keys in ([os.urandom(32)], []):
         monkeypatch.setattr(CryptKeeper.instance(), "keys", keys)
         with pytest.raises(LoginRequired) as caught:
-            await store.get(row)
+            await store.get(database.user)
         assert "JUPYTERHUB_CRYPT_KEY" in caught.value.detail
-        assert not await store.end(row, "logout")
-    row.encrypted_auth_state = b"\x00garbage"
+        assert not await store.end(database.user, "logout")
+    database.store(b"\x00garbage")
     with pytest.raises(LoginRequired):
-        await store.get(row)
+        await store.get(database.user)
     assert issuer.requests == []
-    assert await store.forget(row) is None
-    assert row.committed is None
+    assert await store.forget(database.user) is None
+    assert database.stored() is None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +18,28 @@ from jupyterhub.user import User
 from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from firecrestspawner import vault
+from firecrestspawner import sqlite_writer, vault
 from firecrestspawner.vault import UserVault
 
 
 class Hub:
-    """A Hub's database, in a file, with ``users`` that have an auth_state. ``commits``: when each
-    began and ended (seconds); ``broken``: those to come that fail."""
+    """A Hub's database, in a file, with ``users`` that have an auth_state.
+
+    ``commits``: when each on the event loop began and ended (seconds); ``broken``: those to come
+    that fail, ``broken_beside`` those of the thread; ``beside``: how many users each of these had.
+    ``before`` and ``after`` are called in the thread around its work.
+    """
 
     def __init__(self, path: Path) -> None:
         url = f"sqlite:///{path / 'hub.sqlite'}"
         self.db: Any = orm.new_session_factory(url)()
         self.others: Any = orm.new_session_factory(url)()
         self.commits: list[tuple[float, float]] = []
-        self.broken = 0
+        self.broken = self.broken_beside = 0
+        self.beside: list[int] = []
         self.slow = 0.0
+        self.before: Callable[[], object] = lambda: None
+        self.after: Callable[[], object] = lambda: None
         self.users = [self._add(number) for number in range(60)]
         self.db.commit()
         self._commit, self.db.commit = self.db.commit, self._noting_commit
@@ -48,6 +57,18 @@ class Hub:
         self._commit()
         time.sleep(self.slow)  # as a disk that takes its time: the loop stands still
         self.commits.append((began, time.monotonic()))
+
+    def write(self, file: Path, rows: Sequence[sqlite_writer.Row]) -> list[bool]:
+        """In the thread."""
+        assert threading.current_thread() is not threading.main_thread()
+        self.before()
+        if self.broken_beside:
+            self.broken_beside -= 1
+            raise sqlite3.OperationalError("disk I/O error")
+        made = sqlite_writer.write(file, rows)
+        self.beside.append(len(rows))
+        self.after()
+        return made
 
     def stored(self, user: Any) -> bytes:
         """What another connection to the database sees of a user: what has been committed."""
@@ -67,11 +88,44 @@ class Hub:
             session.get_bind().dispose()
 
 
+class Held:
+    """A place in the thread where it stays until it is told to go on."""
+
+    def __init__(self) -> None:
+        self._reached, self._free = asyncio.Event(), threading.Event()
+        self._loop = asyncio.get_running_loop()
+
+    def __call__(self) -> None:
+        self._loop.call_soon_threadsafe(self._reached.set)
+        assert self._free.wait(30)
+
+    async def reached(self) -> None:
+        await asyncio.wait_for(self._reached.wait(), 30)
+
+    def release(self) -> None:
+        self._free.set()
+
+
 @pytest.fixture
-def hub(tmp_path: Path) -> Iterator[Hub]:
+def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """Whose database is written by a thread."""
     hub = Hub(tmp_path)
+    monkeypatch.setattr(vault, "write", hub.write)
     yield hub
     hub.close()
+
+
+@pytest.fixture
+def on_the_loop(beside: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """As any other database than SQLite's."""
+    monkeypatch.setattr(vault, "file_of", lambda _engine: None)
+    return beside
+
+
+@pytest.fixture(params=["beside", "on_the_loop"])
+def hub(request: pytest.FixtureRequest) -> Hub:
+    hub: Hub = request.getfixturevalue(request.param)
+    return hub
 
 
 def save(hub: Hub, users: list[Any]) -> list[asyncio.Task[bool]]:
@@ -84,13 +138,23 @@ def fresh(user: Any) -> bytes:
     return name.encode()
 
 
-async def test_many_who_save_at_once_share_commits(hub: Hub) -> None:
+async def test_many_who_save_at_once_share_commits(on_the_loop: Hub) -> None:
     """R8: but no commit is so large that the loop stands still for it."""
+    hub = on_the_loop
     sizes: list[int] = []
     event.listen(hub.db, "before_commit", lambda session: sizes.append(len(session.dirty)))
     assert all(await asyncio.gather(*save(hub, hub.users)))
     assert all(hub.stored(user) == fresh(user) for user in hub.users)
     assert sizes == [8, 8, 8, 8, 8, 8, 8, 4]
+    assert not hub.beside
+
+
+async def test_a_thread_takes_more_at_once(beside: Hub) -> None:
+    """R8: and the event loop commits nothing."""
+    assert all(await asyncio.gather(*save(beside, beside.users)))
+    assert all(beside.stored(user) == fresh(user) for user in beside.users)
+    assert beside.beside == [25, 25, 10]
+    assert not beside.commits and not beside.db.dirty
 
 
 async def test_nobody_is_told_before_it_is_committed(hub: Hub) -> None:
@@ -105,8 +169,9 @@ async def test_nobody_is_told_before_it_is_committed(hub: Hub) -> None:
     assert seen == [fresh(user) for user in hub.users]
 
 
-async def test_what_waits_is_not_in_the_session(hub: Hub) -> None:
+async def test_what_waits_is_not_in_the_session(on_the_loop: Hub) -> None:
     """R4: which others commit, and roll back, at any time."""
+    hub = on_the_loop
     saving = save(hub, hub.users[:2])
     hub.users[2].encrypted_auth_state = b"another's business"
     await asyncio.sleep(0)  # they wait by now
@@ -116,7 +181,8 @@ async def test_what_waits_is_not_in_the_session(hub: Hub) -> None:
     assert [hub.stored(user) for user in hub.users[:3]] == [b"user-0", b"user-1", b"old"]
 
 
-async def test_who_is_alone_waits_for_nobody(hub: Hub) -> None:
+async def test_who_is_alone_waits_for_nobody(on_the_loop: Hub) -> None:
+    hub = on_the_loop
     [saving] = save(hub, hub.users[:1])
     for _ in range(3):  # it begins, comes, and is served after what was ready before it
         await asyncio.sleep(0)
@@ -125,9 +191,10 @@ async def test_who_is_alone_waits_for_nobody(hub: Hub) -> None:
 
 
 async def test_the_loop_is_left_to_others_for_as_long_as_a_commit_took(
-    hub: Hub, monkeypatch: pytest.MonkeyPatch
+    on_the_loop: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """R8: what others do takes many rounds of the loop, and a commit in each would slow it."""
+    hub = on_the_loop
     monkeypatch.setattr(vault, "_REST", 60)
     hub.slow = 0.02
     await asyncio.gather(*save(hub, hub.users[:16]))
@@ -138,7 +205,8 @@ async def test_the_loop_is_left_to_others_for_as_long_as_a_commit_took(
         assert begins - ended > (ended - began) * 0.99  # of a clock that ticks
 
 
-async def test_a_database_that_hangs_is_not_waited_for_twice(hub: Hub) -> None:
+async def test_a_database_that_hangs_is_not_waited_for_twice(on_the_loop: Hub) -> None:
+    hub = on_the_loop
     hub.slow = 0.5
     await asyncio.gather(*save(hub, hub.users[:9]))
     [(began, ended), (begins, _)] = hub.commits
@@ -155,15 +223,97 @@ async def test_a_login_while_one_waits_wins_and_harms_no_other(hub: Hub) -> None
     assert [hub.stored(user) for user in hub.users[:3]] == [b"user-0", b"a login's", b"user-2"]
 
 
+async def test_a_disk_that_takes_long_holds_nobody_up(beside: Hub) -> None:
+    """R8."""
+    beside.before = held = Held()
+    saving = save(beside, beside.users[:2])
+    await held.reached()  # the loop runs, and reads and writes, while the thread does not
+    beside.users[2].admin = True
+    beside.db.commit()
+    assert beside.stored(beside.users[0]) == b"old"
+    assert not any(each.done() for each in saving)
+    held.release()
+    assert await asyncio.gather(*saving) == [True, True]
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_a_login_while_the_thread_writes_wins_and_harms_no_other(
+    beside: Hub, moment: str
+) -> None:
+    """R4: whether it comes before or after the thread has written."""
+    held = Held()
+    setattr(beside, moment, held)
+    saving = save(beside, beside.users[:3])
+    await held.reached()
+    beside.users[1].encrypted_auth_state = b"a login's"
+    beside.db.commit()
+    held.release()
+    assert await asyncio.gather(*saving) == [True, False, True]
+    expected = [b"user-0", b"a login's", b"user-2"]
+    assert [beside.stored(user) for user in beside.users[:3]] == expected
+    assert [user.encrypted_auth_state for user in beside.users[:3]] == expected
+
+
+async def test_a_login_that_is_about_to_be_committed_wins(beside: Hub) -> None:
+    """R4."""
+    beside.after = held = Held()
+    [saving] = save(beside, beside.users[:1])
+    await held.reached()
+    beside.users[0].encrypted_auth_state = b"a login's"
+    held.release()
+    assert not await saving
+    beside.db.commit()
+    assert beside.stored(beside.users[0]) == b"a login's"
+
+
+async def test_what_the_session_has_read_anew_meanwhile_is_no_login(beside: Hub) -> None:
+    """R4: as it does after anything that was rolled back."""
+    beside.after = held = Held()
+    [saving] = save(beside, beside.users[:1])
+    await held.reached()
+    beside.db.rollback()
+    held.release()
+    assert await saving
+
+
+async def test_what_locks_the_file_and_waits_for_the_tokens_gets_them(
+    beside: Hub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """R4, R8: the Hub's own session may have begun to write, and only go on when they are there."""
+    monkeypatch.setattr(sqlite_writer, "_WRITER", 0.2)
+    beside.users[5].admin = True
+    beside.db.flush()
+    assert await asyncio.gather(*save(beside, beside.users[:2])) == [True, True]
+    assert [beside.stored(user) for user in beside.users[:2]] == [b"user-0", b"user-1"]
+    [said] = caplog.messages
+    assert said == (
+        "The tokens of 2 users are stored on the event loop, as SQLite's file could not be written"
+        " beside it: database is locked"
+    )
+
+
+async def test_a_hub_that_shuts_down_does_not_cancel_who_writes(beside: Hub) -> None:
+    """R4: it cancels every task, and what is in the database is to be in the session, too."""
+    beside.after = held = Held()
+    saving = save(beside, beside.users[:1])
+    await held.reached()
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    held.release()
+    await asyncio.wait(saving)
+    assert await UserVault(beside.users[1]).save(b"old", b"new")
+    assert beside.users[0].encrypted_auth_state == b"user-0"
+
+
 async def test_a_connection_that_broke_costs_nobody_a_login(hub: Hub) -> None:
     """R4: the issuer has rotated by then."""
-    hub.broken = 1
+    hub.broken = hub.broken_beside = 1
     assert all(await asyncio.gather(*save(hub, hub.users)))
     assert all(hub.stored(user) == fresh(user) for user in hub.users)
 
 
 async def test_a_database_that_is_away_is_told_to_who_waits(hub: Hub) -> None:
-    hub.broken = 100
+    hub.broken = hub.broken_beside = 100
     told = await asyncio.gather(*save(hub, hub.users[:3]), return_exceptions=True)
     assert [type(each) for each in told] == [OperationalError] * 3
     assert not hub.db.dirty and hub.users[0].encrypted_auth_state == b"old"
@@ -181,7 +331,7 @@ async def test_what_is_wrong_with_one_harms_no_other(hub: Hub) -> None:
 
 async def test_who_gives_up_harms_no_other_and_is_saved_too(hub: Hub) -> None:
     """R4: the issuer has rotated by then."""
-    hub.broken = 1
+    hub.broken = hub.broken_beside = 1
     saving = save(hub, hub.users[:3])
     await asyncio.sleep(0)  # they wait by now
     saving[1].cancel()
