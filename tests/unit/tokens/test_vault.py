@@ -312,6 +312,13 @@ async def test_a_connection_that_broke_costs_nobody_a_login(hub: Hub) -> None:
     assert all(hub.stored(user) == fresh(user) for user in hub.users)
 
 
+async def test_what_is_tried_alone_does_not_wait_for_the_thread_again(beside: Hub) -> None:
+    """R8: each would wait as long for a lock as all have."""
+    beside.broken = beside.broken_beside = 1
+    assert all(await asyncio.gather(*save(beside, beside.users[:3])))
+    assert len(beside.commits) == 3 and not beside.beside
+
+
 async def test_a_database_that_is_away_is_told_to_who_waits(hub: Hub) -> None:
     hub.broken = hub.broken_beside = 100
     told = await asyncio.gather(*save(hub, hub.users[:3]), return_exceptions=True)
