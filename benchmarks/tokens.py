@@ -2,8 +2,8 @@
 
 The Hub's own token store, database (SQLite, in a file) and encryption; the issuer is a process of
 its own. Beside them ticks what any other page of the Hub would be: the lateness of the event loop.
-No stall can be shorter than one of an idle loop on this machine, and where pages write, than one
-commit of the Hub's on this disk: both are measured, too.
+No stall can be shorter than one of an idle loop on this machine, and where pages come to the
+database, than one commit on this disk: both are measured, too.
 """
 
 from __future__ import annotations
@@ -120,8 +120,11 @@ async def _writing(db: Any, writer: Any) -> AsyncIterator[None]:
         yield
         return
     writes = asyncio.ensure_future(write())
-    yield
-    writes.cancel()
+    try:
+        yield
+    finally:
+        writes.cancel()
+        await asyncio.wait([writes])
 
 
 async def _needs(

@@ -1,6 +1,8 @@
-"""How are users' tokens written to SQLite's file while the event loop goes on (R8)?
+"""How are users' tokens written to SQLite's file without the event loop waiting for the disk (R8)?
 
-A commit there takes as long as the disk does. A thread makes it, with a connection of its own.
+A thread does it, with a connection of its own. Of the Hub's pages only those that come to the
+database just then wait for the disk: SQLite lets one connection write at a time, and nobody read
+while it commits.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Any
 _WRITER = 2.0
 #: Seconds for which those who read (a backup, say) are waited for. Who waits bars new ones, the Hub
 #: among them: so he does that for _BARRED seconds, and then leaves the file alone for _BETWEEN.
-_READERS, _BARRED, _BETWEEN = 20.0, 0.05, 0.2
+_READERS, _BARRED, _BETWEEN = 60.0, 0.05, 0.2
 
 #: `jupyterhub.orm.User`: new auth_state, id, and the auth_state that it is to take the place of.
 _STORE = "UPDATE users SET encrypted_auth_state = ? WHERE id = ? AND encrypted_auth_state IS ?"
@@ -41,20 +43,20 @@ def write(file: Path, rows: Sequence[Row]) -> list[bool]:
     Raises sqlite3.Error: nothing is written then. Blocks, for the times above at most and as long
     as the disk does.
     """
-    began = time.monotonic()
+    began = became = time.monotonic()  # became: when it last was the one who writes
     while True:
-        patience = _WRITER
         try:
             address = f"{file.as_uri()}?mode=rw"  # never a new and empty one
             with closing(
                 sqlite3.connect(address, uri=True, timeout=_BARRED, isolation_level=None)
             ) as database:
                 database.execute("BEGIN IMMEDIATE")
-                patience = _READERS
+                became = time.monotonic()
                 made = [database.execute(_STORE, row).rowcount == 1 for row in rows]
                 database.execute("COMMIT")
                 return made
         except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() - began > patience:
+            now = time.monotonic()
+            if "locked" not in str(error) or now - became > _WRITER or now - began > _READERS:
                 raise
         time.sleep(_BETWEEN)

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 #: So many users' tokens share a commit at most: each takes the loop a quarter of a millisecond...
 _TOGETHER = 8
-#: ...or takes none of its time, where a thread commits.
+#: ...or, where a thread commits, next to none of its time.
 _BESIDE = 25
 #: Seconds, at most, for which the loop is left to others after a commit.
 _REST = 0.05
@@ -146,6 +146,7 @@ def _commit(changes: Sequence[_Change]) -> list[bool]:
 class _Pending:
     change: _Change
     done: asyncio.Future[bool]
+    beside: bool = True
     alone: bool = False
 
     def tell(self, was: bool) -> None:
@@ -197,14 +198,18 @@ class _Queue:
             asyncio.get_running_loop().call_at(self._rests_until, self._next)
 
     def _next(self) -> None:
-        if self._file is None or self._waiting[0].alone:
+        if self._file is None or not self._waiting[0].beside:
             self._make(self._some(_TOGETHER))
             self._go_on()
             return
         some = self._some(_BESIDE)
-        work = partial(write, self._file, [pending.change.row() for pending in some])
-        writing = asyncio.get_running_loop().run_in_executor(self._thread, work)
-        writing.add_done_callback(partial(self._written, some))
+        try:
+            work = partial(write, self._file, [pending.change.row() for pending in some])
+            writing = asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except Exception as error:  # no thread can be begun, say; who waits must not wait for ever
+            self._not_written(some, error)
+        else:
+            writing.add_done_callback(partial(self._written, some))
 
     def _some(self, most: int) -> list[_Pending]:
         some = [self._waiting.popleft()]
@@ -214,21 +219,31 @@ class _Queue:
 
     def _written(self, some: list[_Pending], writing: asyncio.Future[list[bool]]) -> None:
         error = writing.exception()
-        if error is None:
-            made = writing.result()
-        else:
-            log.warning(
-                "The tokens of %d users are stored on the event loop, as SQLite's file could not be"
-                " written beside it: %s", len(some), error,
-            )  # fmt: skip
-            made = [False] * len(some)
-        for pending, was in zip(some, made, strict=True):
+        if error is not None:
+            self._not_written(some, error)
+            return
+        left = []
+        for pending, was in zip(some, writing.result(), strict=True):
             if was:
                 pending.take_over()
-        left = [pending for pending, was in zip(some, made, strict=True) if not was]
-        if left:
-            self._make(left)
+            else:
+                left.append(pending)
+        self._put_back(left)
         self._go_on()
+
+    def _not_written(self, some: list[_Pending], error: BaseException) -> None:
+        log.warning(
+            "The tokens of %d users are stored on the event loop, as SQLite's file could not be"
+            " written beside it: %s", len(some), error,
+        )  # fmt: skip
+        self._put_back(some)
+        self._go_on()
+
+    def _put_back(self, some: Sequence[_Pending], *, alone: bool = False) -> None:
+        """Have these made first, and on the event loop."""
+        for pending in reversed(some):
+            pending.beside, pending.alone = False, alone
+            self._waiting.appendleft(pending)
 
     def _make(self, some: list[_Pending]) -> None:
         """On the event loop."""
@@ -239,19 +254,14 @@ class _Queue:
             if some[0].alone:
                 some[0].fail(error)
             else:
-                self._try_alone(some)
+                # What is wrong with one is not to harm the others; and a broken connection is a
+                # new one by then.
+                self._put_back(some, alone=True)
         else:
             for pending, was in zip(some, made, strict=True):
                 pending.tell(was)
         now = time.monotonic()
         self._rests_until = now + min(now - began, _REST)
-
-    def _try_alone(self, some: list[_Pending]) -> None:
-        """What is wrong with one is not to harm the others; and a broken connection is a new one by
-        then."""
-        for pending in reversed(some):
-            pending.alone = True
-            self._waiting.appendleft(pending)
 
 
 #: Of each of the Hub's database sessions: there is one.

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from jupyterhub import orm
-from sqlalchemy import URL, create_engine
+from sqlalchemy import create_engine
+from sqlalchemy.engine import URL
 from sqlalchemy.orm import Session
 
 from firecrestspawner import sqlite_writer
@@ -65,8 +67,13 @@ def test_only_what_is_still_there_is_replaced(file: Path) -> None:
 
 @pytest.mark.parametrize("begin", ["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"])
 def test_who_writes_is_waited_for(
-    file: Path, other: sqlite3.Connection, thread: ThreadPoolExecutor, begin: str
+    file: Path,
+    other: sqlite3.Connection,
+    thread: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+    begin: str,
 ) -> None:
+    monkeypatch.setattr(sqlite_writer, "_WRITER", 30.0)
     other.execute(begin)
     writing = thread.submit(write, file, [(b"new", 1, b"old")])
     tried(writing)
@@ -94,13 +101,9 @@ def test_who_writes_for_long_is_left_alone(
 
 
 def test_who_reads_meanwhile_is_barred_for_a_moment_only(
-    file: Path,
-    other: sqlite3.Connection,
-    thread: ThreadPoolExecutor,
-    monkeypatch: pytest.MonkeyPatch,
+    file: Path, other: sqlite3.Connection, thread: ThreadPoolExecutor
 ) -> None:
     """R8: a backup has the file for seconds, and the Hub goes on to read."""
-    monkeypatch.setattr(sqlite_writer, "_WRITER", 0.0)  # that of a reader counts
     other.execute("BEGIN")
     other.execute("SELECT * FROM users").fetchall()
     writing = thread.submit(write, file, [(b"new", 1, b"old")])
@@ -111,6 +114,31 @@ def test_who_reads_meanwhile_is_barred_for_a_moment_only(
     other.execute("COMMIT")
     assert writing.result(30) == [True]
     assert stored(file) == [b"new", None]
+
+
+def test_who_writes_for_a_moment_while_another_reads_is_waited_for(
+    file: Path, other: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R8: as the Hub does, while a backup has the file."""
+    other.execute("BEGIN")
+    other.execute("SELECT * FROM users").fetchall()
+    with closing(sqlite3.connect(file, timeout=0, isolation_level=None)) as hub:
+        happens = iter([
+            lambda: None,
+            lambda: hub.execute("BEGIN IMMEDIATE"),
+            lambda: hub.execute("ROLLBACK"),
+            lambda: other.execute("COMMIT"),
+        ])  # fmt: skip
+        clock = [0.0]
+
+        def sleep(_seconds: float) -> None:
+            clock[0] += 0.9 * sqlite_writer._WRITER
+            next(happens)()
+
+        times = SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep)
+        monkeypatch.setattr(sqlite_writer, "time", times)
+        assert write(file, [(b"new", 1, b"old")]) == [True]
+    assert not list(happens)
 
 
 def test_who_reads_for_ever_is_left_alone(
@@ -146,11 +174,10 @@ def test_what_may_be_in_memory_has_no_file(url: str) -> None:
 
 
 def test_no_other_database_has_a_file() -> None:
-    assert file_of(create_engine("postgresql+psycopg://host/hub")) is None
+    dialect = SimpleNamespace(name="postgresql", driver="psycopg")
+    assert file_of(SimpleNamespace(dialect=dialect, url=SimpleNamespace(database="hub"))) is None
 
 
-def test_a_path_stays_what_it_was_when_the_hub_began(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_relative_path_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert file_of(create_engine("sqlite:///hub.sqlite")) == tmp_path / "hub.sqlite"

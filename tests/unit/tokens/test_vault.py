@@ -223,7 +223,7 @@ async def test_a_login_while_one_waits_wins_and_harms_no_other(hub: Hub) -> None
     assert [hub.stored(user) for user in hub.users[:3]] == [b"user-0", b"a login's", b"user-2"]
 
 
-async def test_a_disk_that_takes_long_holds_nobody_up(beside: Hub) -> None:
+async def test_the_loop_goes_on_while_the_thread_has_not_written(beside: Hub) -> None:
     """R8."""
     beside.before = held = Held()
     saving = save(beside, beside.users[:2])
@@ -290,6 +290,24 @@ async def test_what_locks_the_file_and_waits_for_the_tokens_gets_them(
         "The tokens of 2 users are stored on the event loop, as SQLite's file could not be written"
         " beside it: database is locked"
     )
+
+
+async def test_where_no_thread_can_be_begun_the_loop_writes(
+    beside: Hub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """R4, R8: a Hub may be at its limit of threads; who comes later has one again."""
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        assert await asyncio.gather(*save(beside, beside.users[:2])) == [True, True]
+    assert "beside it: can't start new thread" in caplog.text
+    assert await asyncio.gather(*save(beside, beside.users[2:3])) == [True]
+    assert len(beside.commits) == 1
+    expected = [b"user-0", b"user-1", b"user-2"]
+    assert [beside.stored(user) for user in beside.users[:3]] == expected
 
 
 async def test_a_hub_that_shuts_down_does_not_cancel_who_writes(beside: Hub) -> None:
